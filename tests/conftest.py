@@ -1,0 +1,53 @@
+"""Shared by all tests: devices, the compilation cache, ../shared."""
+
+import os
+import pathlib
+
+# Before jax is imported: eight devices on the CPU, so that meshes are real.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+_FLAG = '--xla_force_host_platform_device_count=8'
+if _FLAG not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_FLAG}'.strip()
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+
+REPO = pathlib.Path(__file__).resolve().parents[1]
+_CACHE = os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR', str(REPO / '.cache' / 'jax')
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+
+# The shapes in signatures are checked while the tests run, and only then.
+if os.environ.get('PIX2SEQD_CHECK_SHAPES', '1') == '1':
+  from jaxtyping import install_import_hook
+
+  install_import_hook(
+    [
+      f'pix2seqd_jax.{room}'
+      for room in ('encoding', 'diffusion', 'architectures', 'models')
+    ],
+    'beartype.beartype',
+  )
+
+import pytest  # noqa: E402
+
+
+def shared_root() -> pathlib.Path | None:
+  """../shared, or where PIX2SEQD_SHARED points; None where neither exists."""
+  path = pathlib.Path(os.environ.get('PIX2SEQD_SHARED', REPO.parent / 'shared'))
+  return path if path.is_dir() else None
+
+
+@pytest.fixture(scope='session')
+def shared() -> pathlib.Path:
+  """The folder of oracles and real data; skips, with the reason, without it.
+
+  PIX2SEQD_REQUIRE_SHARED=1 (CI) turns that skip into a failure.
+  """
+  path = shared_root()
+  if path is None:
+    message = 'neither PIX2SEQD_SHARED nor ../shared is a folder'
+    if os.environ.get('PIX2SEQD_REQUIRE_SHARED') == '1':
+      pytest.fail(message)
+    pytest.skip(message)
+  return path
