@@ -1,0 +1,1 @@
+"""Networks as functions of arrays: no diffusion, no labels, no mesh."""

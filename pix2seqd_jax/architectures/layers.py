@@ -1,0 +1,83 @@
+"""Small pieces that all networks share: widths, norms, resizing, dropping."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# The last layer of a residual branch and the head start almost at zero, so
+# that a fresh block is its shortcut and both softmaxes are uniform.
+NEARLY_ZERO = nn.initializers.variance_scaling(1e-10, 'fan_avg', 'uniform')
+GLOROT = nn.initializers.glorot_uniform()
+
+
+def wide(dtype: Any) -> Any:
+  """The type that norms and softmaxes are computed in: float32 at least."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def num_groups(channels: int, width: int | None = None) -> int:
+  """Groups of a GroupNorm: min(width // 4, 32), or fewer if they must divide.
+
+  The reference takes min(width // 4, 32) and fails where that does not divide
+  the channels; here the next smaller divisor serves, so that any width works.
+
+  Args:
+    channels: of the normalised array.
+    width: of the layer that sets the number; `channels` by default.
+
+  Returns:
+    The largest divisor of `channels` that is at most min(width // 4, 32).
+  """
+  most = max(1, min((width or channels) // 4, 32))
+  return max(n for n in range(1, most + 1) if channels % n == 0)
+
+
+def group_norm(
+  channels: int, *, dtype: Any, name: str, width: int | None = None
+) -> nn.GroupNorm:
+  """GroupNorm with epsilon 1e-5 and statistics in float32 at least."""
+  return nn.GroupNorm(
+    num_groups=num_groups(channels, width),
+    epsilon=1e-5,
+    # E[x^2] - E[x]^2 cancels badly; the reference takes two passes as well.
+    use_fast_variance=False,
+    dtype=dtype,
+    name=name,
+  )
+
+
+def layer_norm(*, dtype: Any, name: str) -> nn.LayerNorm:
+  """LayerNorm with epsilon 1e-6 and statistics in float32 at least."""
+  return nn.LayerNorm(
+    epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name
+  )
+
+
+def upsample(
+  x: Float[Array, 'b h w c'], factor: int
+) -> Float[Array, 'b H W c']:
+  """Nearest-neighbour enlargement by a whole factor."""
+  b, h, w, c = x.shape
+  x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, factor, w, factor, c))
+  return x.reshape(b, h * factor, w * factor, c)
+
+
+class DropPath(nn.Module):
+  """Drops the residual branch of whole examples; the others grow by 1/keep.
+
+  Stochastic depth (arXiv 1603.09382), constant over the layers. Uses the rng
+  'dropout'.
+  """
+
+  rate: float
+  deterministic: bool
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b ...']) -> Float[Array, 'b ...']:
+    return nn.Dropout(
+      self.rate,
+      broadcast_dims=tuple(range(1, x.ndim)),
+      deterministic=self.deterministic,
+    )(x)
