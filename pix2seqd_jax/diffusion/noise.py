@@ -1,0 +1,43 @@
+"""Noise that belongs to an example, not to its place in a batch."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+
+def noise_like(keys: Key[Array, 'b'], tree: Any) -> Any:
+  """Standard normal noise in the shape of a tree of [b, ...].
+
+  Example i's noise depends on keys[i] and the leaf alone: not on the batch
+  size, the position or the devices. Leaf number j draws from fold_in(key, j).
+
+  Args:
+    keys: one typed PRNG key an example.
+    tree: arrays or `jax.ShapeDtypeStruct`s [b, ...]; the noise has their
+      type, at least float32.
+
+  Raises:
+    ValueError: a leaf has another number of examples than there are keys.
+  """
+  leaves, structure = jax.tree.flatten(tree)
+  draws = []
+  for j, leaf in enumerate(leaves):
+    if leaf.shape[:1] != keys.shape:
+      raise ValueError(
+        f'{keys.shape[0]} keys for a state of shape {leaf.shape}; give one '
+        'key for each example.'
+      )
+    dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+
+    def draw(key, j=j, shape=leaf.shape[1:], dtype=dtype):
+      return jax.random.normal(jax.random.fold_in(key, j), shape, dtype)
+
+    draws.append(jax.vmap(draw)(keys))
+  return jax.tree.unflatten(structure, draws)
+
+
+def fold_step(keys: Key[Array, 'b'], step: Any) -> Key[Array, 'b']:
+  """The keys of one step of a sampler, apart from those of all others."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, step)
