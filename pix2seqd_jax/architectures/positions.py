@@ -35,18 +35,19 @@ def sin_cos(positions: Float[Array, 'n'], dim: int) -> Float[Array, 'n {dim}']:
 
 
 def table_1d(num: int, dim: int) -> np.ndarray:
-  """Codes of the places 0 .. num - 1: float64 [num, dim]."""
-  angles = np.arange(num)[:, None] * _rates(dim)
+  """Codes of places spread evenly over [0, 2 pi]: float64 [num, dim]."""
+  places = np.arange(num) / max(num - 1, 1) * 2 * math.pi
+  angles = places[:, None] * _rates(dim)
   return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
 
 
 def table_2d(height: int, width: int, dim: int) -> np.ndarray:
   """Codes of a grid, row by row: float64 [height * width, dim].
 
-  The first half of the channels encodes y, the second x, each coordinate
-  running over [0, 2 pi] whatever the size of the grid, so that a network goes
-  from one resolution to another (arXiv 2109.10852's code). As in the
-  reference, a grid of one row or column has the 1-D code of its places.
+  The first half of the channels encodes y, the second x, each running over
+  [0, 2 pi] whatever the size of the grid, so that a network goes from one
+  resolution to another. As in the reference, a grid of one row or one column
+  has the 1-D code of its places, over all channels.
 
   Args:
     height: rows.
@@ -58,19 +59,11 @@ def table_2d(height: int, width: int, dim: int) -> np.ndarray:
   """
   if min(height, width) == 1:
     return table_1d(height * width, dim)
-  sides = []
-  for num in (height, width):
-    # The reference's 2 pi, to as many digits as float32 has.
-    coordinates = np.arange(num) / (num - 1) * 2 * math.pi
-    angles = coordinates[:, None] * _rates(dim // 2)
-    sides.append(np.concatenate([np.sin(angles), np.cos(angles)], axis=-1))
-  y, x = sides
+  y = table_1d(height, dim // 2)[:, None]
+  x = table_1d(width, dim // 2)[None, :]
+  shape = (height, width, dim // 2)
   table = np.concatenate(
-    [
-      np.broadcast_to(y[:, None], (height, width, dim // 2)),
-      np.broadcast_to(x[None, :], (height, width, dim // 2)),
-    ],
-    axis=-1,
+    [np.broadcast_to(y, shape), np.broadcast_to(x, shape)], axis=-1
   )
   return table.reshape(height * width, dim)
 

@@ -1,0 +1,1 @@
+"""Other people's checkpoints -> our trees of parameters, strictly."""

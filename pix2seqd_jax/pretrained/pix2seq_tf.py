@@ -1,0 +1,245 @@
+"""The variables of the original Pix2Seq-D (TensorFlow) <-> our names.
+
+https://github.com/google-research/pix2seq; the layouts of all arrays agree,
+only the names differ. Nothing here reads a checkpoint.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+# Module by module, theirs and ours; # stands for the same number on both
+# sides. Their wrapper keeps an inert DropBlock at the places 2, 5 and 8.
+_BLOCK = 'encoder/resnet/block_groups/#/layers/#'
+_OUR_BLOCK = 'encoder/resnet/group_#_block_#'
+_RESNET = (
+  ('encoder/resnet/initial_conv_relu_max_pool/0/conv2d',
+   'encoder/resnet/stem_conv'),
+  ('encoder/resnet/initial_conv_relu_max_pool/2/bn',
+   'encoder/resnet/stem_norm'),
+  (f'{_BLOCK}/projection_layers/0/conv2d', f'{_OUR_BLOCK}/conv_shortcut'),
+  (f'{_BLOCK}/projection_layers/1/bn', f'{_OUR_BLOCK}/norm_shortcut'),
+  *(
+    pair
+    for i in range(3)
+    for pair in (
+      (f'{_BLOCK}/conv_relu_dropblock_layers/{3 * i}/conv2d',
+       f'{_OUR_BLOCK}/conv_{i}'),
+      (f'{_BLOCK}/conv_relu_dropblock_layers/{3 * i + 1}/bn',
+       f'{_OUR_BLOCK}/norm_{i}'),
+    )
+  ),
+)  # fmt: skip
+
+
+def _attention(theirs: str, ours: str):
+  return tuple(
+    (f'{theirs}/_{a}_dense', f'{ours}/{b}')
+    for a, b in (
+      ('query', 'query'),
+      ('key', 'key'),
+      ('value', 'value'),
+      ('output', 'out'),
+    )
+  )
+
+
+def _mlp(theirs: str, ours: str):
+  return (
+    (f'{theirs}/mlp/layernorms/0', f'{ours}/mlp_norm'),
+    (f'{theirs}/mlp/mlp_layers/0/dense1', f'{ours}/mlp_in'),
+    (f'{theirs}/mlp/mlp_layers/0/dense2', f'{ours}/mlp_out'),
+  )
+
+
+_LAYER = 'encoder/transformer_encoder/enc_layers/#'
+_OUR_LAYER = 'encoder/layer_#'
+_ENCODER = (
+  *_RESNET,
+  ('encoder/stem_projection', 'encoder/projection'),
+  ('encoder/stem_ln', 'encoder/projection_norm'),
+  ('encoder/output_ln', 'encoder/out_norm'),
+  (f'{_LAYER}/mha_ln', f'{_OUR_LAYER}/self_norm'),
+  *_attention(f'{_LAYER}/mha', f'{_OUR_LAYER}/self_attention'),
+  *_mlp(_LAYER, _OUR_LAYER),
+)
+
+_MERGE = tuple(
+  (f'encoder_fuse/upsample_blocks/#/{kind}{i + 1}', f'merge/block_#/{ours}_{i}')
+  for kind, ours in (('conv', 'conv'), ('gn', 'norm'))
+  for i in range(2)
+)
+
+_MIDDLE = 'denoiser/transformer'
+_DECODER_LAYER = f'{_MIDDLE}/transformer_decoder/dec_layers/#'
+_OUR_DECODER_LAYER = f'{_MIDDLE}/layer_#'
+_DENOISER = (
+  ('denoiser/time_emb/dense_#', 'denoiser/time/dense_#'),
+  ('denoiser/conv_in', 'denoiser/conv_in'),
+  ('denoiser/group_norm_in', 'denoiser/norm_in'),
+  ('denoiser/group_norm_out', 'denoiser/norm_out'),
+  ('denoiser/conv_out', 'denoiser/conv_out'),
+  ('denoiser/dn_units/#/conv_dn', 'denoiser/down_#_conv'),
+  ('denoiser/up_units/#/conv_up', 'denoiser/up_#_conv'),
+  *(
+    (f'denoiser/{unit}_units/#/resnet_blocks/#/{a}',
+     f'denoiser/{ours}_#_block_#/{b}')
+    for unit, ours in (('dn', 'down'), ('up', 'up'))
+    for a, b in (
+      ('group_norm_#', 'norm_#'),
+      ('conv_#', 'conv_#'),
+      ('emb_proj', 'time'),
+      ('shortcut_layer', 'shortcut'),
+    )
+  ),
+  (f'{_MIDDLE}/trans_conv_in_norm', f'{_MIDDLE}/norm_in'),
+  (f'{_MIDDLE}/trans_conv_in', f'{_MIDDLE}/conv_in'),
+  (f'{_MIDDLE}/emb_proj', f'{_MIDDLE}/time'),
+  (f'{_MIDDLE}/trans_conv_out_norm', f'{_MIDDLE}/norm_out'),
+  (f'{_MIDDLE}/trans_conv_out', f'{_MIDDLE}/conv_out'),
+  (f'{_DECODER_LAYER}/self_ln', f'{_OUR_DECODER_LAYER}/self_norm'),
+  (f'{_DECODER_LAYER}/cross_ln', f'{_OUR_DECODER_LAYER}/cross_norm'),
+  *_attention(
+    f'{_DECODER_LAYER}/self_mha', f'{_OUR_DECODER_LAYER}/self_attention'
+  ),
+  *_attention(
+    f'{_DECODER_LAYER}/cross_mha', f'{_OUR_DECODER_LAYER}/cross_attention'
+  ),
+  *_mlp(_DECODER_LAYER, _OUR_DECODER_LAYER),
+)  # fmt: skip
+
+_MODULES = (*_ENCODER, *_MERGE, *_DENOISER)
+# A norm's leaves; those of other modules have the same name on both sides.
+_NORM_LEAVES = {
+  'gamma': 'scale',
+  'beta': 'bias',
+  'moving_mean': 'mean',
+  'moving_variance': 'var',
+}
+_OUR_NORM_LEAVES = {ours: theirs for theirs, ours in _NORM_LEAVES.items()}
+_STATS = ('mean', 'var')
+_ROOTS = ('encoder', 'encoder_fuse', 'denoiser')
+_PREFIX = 'model/'
+_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
+
+
+def _compile(template: str) -> re.Pattern:
+  return re.compile(re.escape(template).replace(r'\#', r'(\d+)'))
+
+
+def _fill(template: str, numbers) -> str:
+  numbers = iter(numbers)
+  return re.sub('#', lambda _: next(numbers), template)
+
+
+_TO_OURS = tuple((_compile(theirs), ours) for theirs, ours in _MODULES)
+_TO_THEIRS = tuple((_compile(ours), theirs) for theirs, ours in _MODULES)
+
+
+def _translate(module: str, rules) -> str | None:
+  for pattern, template in rules:
+    match = pattern.fullmatch(module)
+    if match:
+      return _fill(template, match.groups())
+  return None
+
+
+def our_path(name: str) -> tuple[str, ...] | None:
+  """Their name (without prefix, suffix and `_ema`) -> the path in our tree.
+
+  'encoder/stem_ln/gamma' becomes ('net', 'encoder', 'projection_norm',
+  'scale'); None for a name that the original does not have.
+  """
+  module, _, leaf = name.rpartition('/')
+  ours = _translate(module, _TO_OURS)
+  if ours is None:
+    return None
+  if 'norm' in ours.split('/')[-1]:
+    leaf = _NORM_LEAVES.get(leaf)
+  elif leaf not in ('kernel', 'bias'):
+    leaf = None
+  if leaf is None:
+    return None
+  return ('stats' if leaf in _STATS else 'net', *ours.split('/'), leaf)
+
+
+def their_name(path: tuple[str, ...]) -> str | None:
+  """The inverse of `our_path`; None for a path that the original lacks."""
+  _, *modules, leaf = path
+  theirs = _translate('/'.join(modules), _TO_THEIRS)
+  if theirs is None:
+    return None
+  if 'norm' in modules[-1]:
+    leaf = _OUR_NORM_LEAVES[leaf]
+  return f'{theirs}/{leaf}'
+
+
+def convert(
+  variables: Mapping[str, np.ndarray],
+  target: Mapping[str, Any] | None = None,
+  *,
+  ema: bool = False,
+) -> dict[str, dict[str, Any]]:
+  """The original's variables as our tree.
+
+  Args:
+    variables: arrays by name, with or without the checkpoint's prefix
+      'model/' and suffix '/.ATTRIBUTES/VARIABLE_VALUE'.
+    target: the tree wanted, of anything with a shape: {'net': {'encoder',
+      'merge', 'denoiser'}, 'stats': {'encoder'}}. Without one only unknown
+      names are refused.
+    ema: takes the averaged copies (`encoder_ema/...`) instead of the raw
+      ones. The copies that are not taken are passed over.
+
+  Returns:
+    {'net': {...}, 'stats': {...}} of NumPy arrays.
+
+  Raises:
+    ValueError: lists every missing, extra and misshapen name.
+  """
+  suffix = '_ema' if ema else ''
+  skipped = tuple(root + ('' if ema else '_ema') for root in _ROOTS)
+  flat, problems = {}, []
+  for name, value in variables.items():
+    short = name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+    root, _, rest = short.partition('/')
+    if root in skipped:
+      continue
+    path = None
+    if root.endswith(suffix):
+      path = our_path(f'{root.removesuffix(suffix)}/{rest}')
+    if path is None or path in flat:
+      problems.append(f'extra: {name}')
+    else:
+      flat[path] = np.asarray(value)
+  if target is not None:
+    problems += _differences(flat, target)
+  if problems:
+    copies = 'averaged' if ema else 'raw'
+    raise ValueError(
+      f'{len(problems)} of the {copies} variables do not fit the model; check '
+      'that model and checkpoint have the same sizes:\n  '
+      + '\n  '.join(sorted(problems))
+    )
+  return traverse_util.unflatten_dict(flat)
+
+
+def _differences(flat, target) -> list[str]:
+  wanted = traverse_util.flatten_dict(dict(target))
+  problems = [
+    f'missing: {their_name(path) or "/".join(path)}'
+    for path in wanted.keys() - flat.keys()
+  ]
+  problems += [
+    f'extra: {their_name(path)}' for path in flat.keys() - wanted.keys()
+  ]
+  problems += [
+    f'misshapen: {their_name(path)} is {flat[path].shape}, the model has '
+    f'{tuple(wanted[path].shape)}'
+    for path in flat.keys() & wanted.keys()
+    if flat[path].shape != tuple(wanted[path].shape)
+  ]
+  return problems
