@@ -1,0 +1,184 @@
+"""Panoptic segmentation: one class and one id for each pixel of a picture."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pix2seqd_jax import types
+from pix2seqd_jax.encoding import panoptic_ids
+from pix2seqd_jax.metrics import collection, mean_iou, panoptic_quality
+from pix2seqd_jax.registry import TASKS
+
+
+@TASKS.register('panoptic')
+class PanopticTask:
+  """Refines a read-out, names its segments and scores it with PQ and mIoU.
+
+  The read-out is Pix2Seq-D's (https://arxiv.org/abs/2210.06366, section 3.3):
+  the majority class of each id, without small segments. There is no threshold
+  on confidence and no search for connected components.
+
+  Attributes:
+    categories: class c is `categories[c - 1]`.
+    min_pixels: segments with fewer pixels, at the original size, become void.
+      They are counted before stuff is merged, as in the reference.
+    merge_stuff: ids of one stuff class become the smallest of them. The truth
+      has one segment for each stuff class, and the reference's metric, which
+      was not released, cannot tell whether it did this.
+    void_id_zero: pixels with id 0 are void, as in the reference's COCO branch;
+      otherwise id 0 is an id like any other and may win a class.
+    class_agnostic: PQ takes all segments as one class.
+    given: labels that are inputs of this task; none.
+  """
+
+  given: tuple[str, ...] = ()
+
+  def __init__(
+    self,
+    categories: Sequence[types.Category],
+    min_pixels: int = 0,
+    merge_stuff: bool = True,
+    void_id_zero: bool = True,
+    class_agnostic: bool = False,
+  ):
+    if min_pixels < 0:
+      raise ValueError(
+        f'task.min_pixels={min_pixels} must be 0 (keep all segments) or more.'
+      )
+    self.categories = tuple(categories)
+    if not self.categories:
+      raise ValueError(
+        'task.categories is empty; give the categories of the data set.'
+      )
+    self.min_pixels = min_pixels
+    self.merge_stuff = merge_stuff
+    self.void_id_zero = void_id_zero
+    self.class_agnostic = class_agnostic
+    self._is_thing = np.array([c.is_thing for c in self.categories], bool)
+
+  def predict(
+    self,
+    sample_fn: Callable[..., types.Raw],
+    batch: types.Batch,
+    keys: types.Array,
+  ) -> types.Raw:
+    """One call of the sampler."""
+    return sample_fn(batch, keys)
+
+  def refine(self, segmentation: types.Segmentation) -> types.Segmentation:
+    """Gives each id one class and voids what is small; NumPy, original size.
+
+    Raises ValueError for classes outside 0..num_classes or negative ids.
+    """
+    instance = np.asarray(segmentation.instance, np.int32)
+    semantic = np.asarray(segmentation.semantic, np.int32)
+    votes = panoptic_ids.majority_class(
+      semantic, instance, len(self.categories)
+    )
+    ids, inverse, areas = np.unique(
+      instance, return_inverse=True, return_counts=True
+    )
+    classes = np.array([votes[i] for i in ids.tolist()], np.int32)
+    classes[areas < self.min_pixels] = 0
+    if self.void_id_zero:
+      classes[ids == 0] = 0
+    new_ids = np.where(classes > 0, ids, 0)
+    if self.merge_stuff:
+      for c in np.flatnonzero(~self._is_thing) + 1:
+        same = classes == c
+        if same.any():
+          new_ids[same] = new_ids[same].min()
+    inverse = inverse.reshape(instance.shape)
+    return segmentation._replace(
+      semantic=classes[inverse], instance=new_ids[inverse].astype(np.int32)
+    )
+
+  def segments(
+    self, segmentation: types.Segmentation
+  ) -> tuple[np.ndarray, tuple[types.Segment, ...]]:
+    """Names the segments of a refined segmentation 1, 2, ...
+
+    Pixels of one class and one id are a segment, so that a map of classes
+    alone (all ids 0) has one for each class. The score of a segment is the
+    mean of its pixels' scores, None without scores.
+
+    Returns:
+      (ids int32 [h, w] with 0 = void, the segments in the order of their ids).
+    """
+    semantic = np.asarray(segmentation.semantic, np.int64)
+    instance = np.asarray(segmentation.instance, np.int64)
+    span = int(instance.max(initial=0)) + 1
+    pairs = np.where(semantic > 0, semantic * span + instance, 0)
+    found, inverse, areas = np.unique(
+      pairs, return_inverse=True, return_counts=True
+    )
+    inverse = inverse.reshape(pairs.shape)
+    first = int(found.size > 0 and found[0] == 0)  # 1 where there is void
+    scores = None
+    if segmentation.score is not None:
+      sums = np.bincount(
+        inverse.ravel(), np.ravel(segmentation.score), len(found)
+      )
+      scores = sums / areas
+    segments = tuple(
+      types.Segment(
+        id=i + 1 - first,
+        category=int(found[i] // span),
+        score=None if scores is None else float(scores[i]),
+      )
+      for i in range(first, len(found))
+    )
+    return (inverse + 1 - first).astype(np.int32), segments
+
+  def metrics(
+    self, segmentation: types.Segmentation, meta: types.Meta
+  ) -> collection.Collection:
+    """PQ and mIoU of one refined segmentation.
+
+    Args:
+      segmentation: at the original size.
+      meta: `truth` holds `ids` [h, w] and `segments` at the original size.
+        Pixels of a crowd count in mIoU with their class.
+    """
+    truth = meta['truth']
+    ids, segments = self.segments(segmentation)
+    quality = panoptic_quality.PanopticQuality.from_maps(
+      truth['ids'],
+      truth['segments'],
+      ids,
+      segments,
+      self.categories,
+      class_agnostic=self.class_agnostic,
+    )
+    classes = mean_iou.MeanIoU.from_maps(
+      semantic_of(truth['ids'], truth['segments']),
+      np.asarray(segmentation.semantic),
+      self.categories,
+    )
+    return collection.Collection(
+      {'panoptic_quality': quality, 'mean_iou': classes}
+    )
+
+  def empty(self) -> collection.Collection:
+    """The state of no picture, for a process that has none."""
+    kinds = panoptic_quality.ANY if self.class_agnostic else self.categories
+    return collection.Collection(
+      {
+        'panoptic_quality': panoptic_quality.PanopticQuality.empty(kinds),
+        'mean_iou': mean_iou.MeanIoU.empty(self.categories),
+      }
+    )
+
+
+def semantic_of(
+  ids: np.ndarray, segments: Sequence[types.Segment]
+) -> np.ndarray:
+  """The class of each pixel, int32 [h, w]; 0 where no segment is named."""
+  names = np.array([0, *(s.id for s in segments)], np.int64)
+  classes = np.array([0, *(s.category for s in segments)], np.int32)
+  order = np.argsort(names)
+  values, inverse = np.unique(ids, return_inverse=True)
+  found = np.searchsorted(names, values, sorter=order)
+  found = order[np.minimum(found, len(names) - 1)]
+  table = np.where(names[found] == values, classes[found], 0)
+  return table[inverse].reshape(ids.shape)
