@@ -1,0 +1,110 @@
+"""From the ids of an example to the class and instance maps that are learned.
+
+Every segment, stuff too, gets a non-zero id (Pix2Seq-D, arXiv 2210.06366): the
+class of an id is read out by majority, and id 0 is void.
+"""
+
+import dataclasses
+import warnings
+
+import numpy as np
+
+from pix2seqd_jax.encoding.panoptic_ids import resize_nearest
+from pix2seqd_jax.registry import did_you_mean
+
+ID_ORDERS = ('random', 'raster', 'centroid', 'area')
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+  """Adds `semantic` and `instance`, int32 at mask resolution `size`.
+
+  Crowd segments become void. Where more than max_instances - 1 segments show,
+  the largest are kept and the rest becomes void; `counts` says how often, and
+  a warning says so once.
+
+  `id_order` names the segments that show, after crop and flip:
+    'random': fresh distinct ids out of 1..max_instances - 1 (the paper);
+    'raster': 1, 2, ... by their first pixel, row by row from the top left;
+    'centroid': 1, 2, ... by the row of their centre of mass, then its column;
+    'area': 1, 2, ... from the largest to the smallest.
+  """
+
+  size: tuple[int, int]
+  max_instances: int
+  id_order: str = 'random'
+  counts: dict = dataclasses.field(
+    default_factory=dict, init=False, compare=False, repr=False
+  )
+
+  def __post_init__(self):
+    size = (self.size,) * 2 if isinstance(self.size, int) else self.size
+    if len(tuple(size)) != 2 or min(size) < 1:
+      raise ValueError(f'labels: size={size} must be (height, width) >= 1.')
+    object.__setattr__(self, 'size', tuple(int(n) for n in size))
+    if self.max_instances < 2:
+      raise ValueError(
+        f'labels: max_instances={self.max_instances} counts the null id 0, so '
+        'it must be at least 2.'
+      )
+    if self.id_order not in ID_ORDERS:
+      raise ValueError(
+        f'labels: id_order={self.id_order!r} is unknown.'
+        f'{did_you_mean(self.id_order, ID_ORDERS)} '
+        f'Known: {", ".join(ID_ORDERS)}.'
+      )
+
+  def __call__(self, example, rng):
+    ids = resize_nearest(example['ids'], self.size)
+    segments = [s for s in example['segments'] if not s.is_crowd]
+    largest = max([s.id for s in example['segments']], default=0)
+    areas = np.bincount(ids.ravel(), minlength=largest + 1)
+    classes = np.zeros(len(areas), np.int32)
+    for segment in segments:
+      classes[segment.id] = segment.category
+    shown = np.flatnonzero((areas > 0) & (classes > 0))
+    shown = self._largest(shown, areas, example.get('file'))
+    names = np.zeros(len(areas), np.int32)
+    names[self._ordered(shown, ids, areas, rng)] = self._names(len(shown), rng)
+    classes = np.where(names > 0, classes, 0)
+    return example | {'semantic': classes[ids], 'instance': names[ids]}
+
+  def _largest(self, shown, areas, file):
+    room = self.max_instances - 1
+    if len(shown) <= room:
+      return shown
+    self.counts['overfull'] = self.counts.get('overfull', 0) + 1
+    if self.counts['overfull'] == 1:
+      warnings.warn(
+        f'{file} shows {len(shown)} segments but data.max_instances='
+        f'{self.max_instances} names {room}: the {room} largest are kept, '
+        'the rest is void. Said once; set data.max_instances higher to keep '
+        'all.',
+        stacklevel=2,
+      )
+    order = np.argsort(-areas[shown], kind='stable')
+    return np.sort(shown[order[:room]])
+
+  def _names(self, count, rng):
+    if self.id_order == 'random':
+      return 1 + rng.permutation(self.max_instances - 1)[:count]
+    return 1 + np.arange(count)
+
+  def _ordered(self, shown, ids, areas, rng):
+    if self.id_order == 'area':
+      return shown[np.argsort(-areas[shown], kind='stable')]
+    if self.id_order == 'raster':
+      first = np.full(len(areas), ids.size)
+      # Of repeated indices the last assignment stays: go backwards.
+      first[ids.ravel()[::-1]] = np.arange(ids.size)[::-1]
+      return shown[np.argsort(first[shown], kind='stable')]
+    if self.id_order == 'centroid':
+      h, w = ids.shape
+      rows = np.repeat(np.arange(h), w)
+      columns = np.tile(np.arange(w), h)
+      y, x = (
+        np.bincount(ids.ravel(), where, len(areas))[shown] / areas[shown]
+        for where in (rows, columns)
+      )
+      return shown[np.lexsort((x, y))]
+    return shown

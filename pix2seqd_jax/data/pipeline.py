@@ -1,0 +1,191 @@
+"""Batches: shuffled, augmented, resumable; and evaluation's, padded.
+
+Position is step: the example at row r of step k is a function of (seed, k, r)
+alone. The stream is ordered and augmented before it is cut by process, so that
+any number of processes, and any resumption, sees the same batches.
+"""
+
+import sys
+
+import numpy as np
+
+from pix2seqd_jax.data.transforms import build_transforms
+
+# What a training batch holds, where the transforms made it.
+_ARRAYS = ('image', 'valid', 'semantic', 'instance', 'bits', 'index')
+
+
+def train_batches(
+  source,
+  transforms,
+  *,
+  batch_size,
+  seed,
+  start_step=0,
+  process_index=0,
+  process_count=1,
+  num_threads=2,
+  prefetch=4,
+  encode=None,
+):
+  """An endless iterator of this process's rows of each global batch.
+
+  Process p gets rows p b .. (p + 1) b - 1 of each batch, b = batch_size /
+  process_count: laid side by side, in order, they are the batch of one
+  process alone. Every epoch is a fresh permutation of the source.
+
+  Args:
+    source: a `types.Source`.
+    transforms: a tuple of (name, kwargs) pairs, or a `Compose`.
+    batch_size: of all processes together.
+    seed: of order and augmentation.
+    start_step: the first batch's position, to resume.
+    process_index, process_count: of this process, of all.
+    num_threads, prefetch: workers, and how many batches they run ahead; 0
+      threads makes each batch when it is asked for.
+    encode: optional (semantic, instance) -> float32 [h, w, k], which adds
+      `bits` (data.encode='host').
+
+  Raises:
+    ValueError: when batch_size is not divisible, or the source is empty; and,
+      while iterating, what a reader or a transform raises, naming the file.
+  """
+  _check(source, batch_size, process_index, process_count)
+  if start_step < 0 or num_threads < 0 or prefetch < 1:
+    raise ValueError(
+      f'data: start_step={start_step} and num_threads={num_threads} must be '
+      f'>= 0, prefetch={prefetch} >= 1.'
+    )
+  import grain
+
+  stream = (
+    grain.MapDataset.source(source)
+    .seed(seed)
+    .shuffle()
+    .repeat(None)
+    .random_map(_Finish(build_transforms(transforms), encode))
+  )
+  rows = _Rows(stream, batch_size, process_index, process_count)
+  batches = grain.MapDataset.source(rows).batch(batch_size // process_count)
+  # With threads, each makes whole batches.
+  options = grain.ReadOptions(
+    num_threads=num_threads,
+    prefetch_buffer_size=prefetch if num_threads else 0,
+  )
+  iterator = iter(batches.to_iter_dataset(options))
+  iterator.set_state({'next_index': int(start_step)})
+  return iterator
+
+
+def eval_batches(
+  source,
+  transforms,
+  *,
+  batch_size,
+  process_index=0,
+  process_count=1,
+  num_examples=None,
+  encode=None,
+  seed=0,
+):
+  """This process's rows of batches that go once through the source, in order.
+
+  The last batch is filled up with repetitions marked `is_real=False`, and
+  every process gets the same number of batches. Beside the arrays a batch
+  has `meta`, a list of dicts: index, file, size and unpadded (h, w), image
+  (uint8 at original size), truth {'ids', 'segments'} at original size.
+
+  Args:
+    source, transforms, batch_size, process_index, process_count, encode: as
+      in `train_batches`.
+    num_examples: the first so many only; None for all.
+    seed: of transforms that draw (an example's draws depend on its index).
+  """
+  _check(source, batch_size, process_index, process_count)
+  if num_examples is not None and num_examples < 1:
+    raise ValueError(f'data: num_examples={num_examples} must be at least 1.')
+  count = min(len(source), num_examples or len(source))
+  finish = _Finish(build_transforms(transforms), encode, with_meta=True)
+  return _walk(
+    source, finish, batch_size, process_index, process_count, count, seed
+  )
+
+
+def _walk(source, finish, batch_size, index, processes, count, seed):
+  share = batch_size // processes
+  for start in range(0, count, batch_size):
+    examples = []
+    for row in range(start + index * share, start + (index + 1) * share):
+      is_real = row < count
+      # Past the end any example serves to fill; one at hand costs nothing.
+      if is_real or not examples:
+        i = row if is_real else count - 1
+        rng = np.random.default_rng((seed, i))
+        example = finish(source[i], rng)
+      else:
+        example = examples[-1]
+      examples.append(example | {'is_real': np.bool_(is_real)})
+    meta = [example.pop('meta') for example in examples]
+    batch = {k: np.stack([e[k] for e in examples]) for k in examples[0]}
+    yield batch | {'meta': meta}
+
+
+class _Finish:
+  """Transforms an example and keeps what batches hold."""
+
+  def __init__(self, transforms, encode=None, with_meta=False):
+    self.transforms, self.encode = transforms, encode
+    self.with_meta = with_meta
+
+  def __call__(self, example, rng):
+    made = self.transforms(example, rng)
+    if 'valid' not in made:
+      made = made | {'valid': np.ones(made['image'].shape[:2], bool)}
+    if self.encode is not None:
+      bits = self.encode(made['semantic'], made['instance'])
+      made = made | {'bits': np.asarray(bits, np.float32)}
+    row = {k: np.ascontiguousarray(made[k]) for k in _ARRAYS if k in made}
+    row |= {'index': np.int64(example['index']), 'is_real': np.bool_(True)}
+    if self.with_meta:
+      row['meta'] = _meta(example, made)
+    return row
+
+
+def _meta(example, made):
+  h, w = example['image'].shape[:2]
+  kept = ('index', 'file', 'caption', 'image_id', 'image')
+  return {k: example[k] for k in kept if k in example} | {
+    'size': (h, w),
+    'unpadded': made.get('unpadded', made['image'].shape[:2]),
+    'truth': {'ids': example['ids'], 'segments': example['segments']},
+  }
+
+
+class _Rows:
+  """The elements of a stream that are one process's rows of each batch."""
+
+  def __init__(self, stream, batch_size, process_index, process_count):
+    self.stream, self.batch_size = stream, batch_size
+    self.share = batch_size // process_count
+    self.first = process_index * self.share
+
+  def __len__(self):
+    return sys.maxsize // self.batch_size
+
+  def __getitem__(self, index):
+    step, row = divmod(int(index), self.share)
+    return self.stream[step * self.batch_size + self.first + row]
+
+
+def _check(source, batch_size, process_index, process_count):
+  if len(source) < 1:
+    raise ValueError('data: the source has no examples.')
+  if batch_size < 1 or batch_size % process_count:
+    raise ValueError(
+      f'data.batch_size={batch_size} must be a positive multiple of the '
+      f'number of processes, {process_count}.'
+    )
+  if not 0 <= process_index < process_count:
+    raise ValueError(
+      f'process_index={process_index} must lie in 0..{process_count - 1}.'
+    )

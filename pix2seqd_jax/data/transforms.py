@@ -1,0 +1,253 @@
+"""What is done to an example on the host, as data of the config.
+
+A list of transforms is a tuple of (name, kwargs) pairs, applied in order; each
+is a frozen dataclass called as `transform(example, rng) -> example`. Pictures
+stay uint8 (float32 in [0, 1] is taken too). `ids` are always resized by the
+nearest pixel. The semantics are those of Pix2Seq-D (arXiv 2210.06366).
+"""
+
+import dataclasses
+
+import numpy as np
+
+from pix2seqd_jax.data import color
+from pix2seqd_jax.data.labels import Labels
+from pix2seqd_jax.data.resize import (
+  jittered_size,
+  resize_image,
+  size_that_fits,
+)
+from pix2seqd_jax.encoding.panoptic_ids import resize_nearest
+from pix2seqd_jax.registry import did_you_mean
+
+
+def _check_size(transform):
+  size = transform.size
+  if isinstance(size, int):
+    size = (size, size)
+  if len(tuple(size)) != 2 or min(size) < 1:
+    raise ValueError(
+      f'{type(transform).__name__}: size={size} must be (height, width) >= 1.'
+    )
+  object.__setattr__(transform, 'size', tuple(int(n) for n in size))
+
+
+def _resized(example, size, method):
+  return example | {
+    'image': resize_image(example['image'], size, method),
+    'ids': resize_nearest(example['ids'], size),
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleJitter:
+  """Resizes to U(scale) times the tight fit in `size`; sizes are truncated."""
+
+  size: tuple[int, int]
+  scale: tuple[float, float] = (1.0, 1.0)
+  method: str = 'bilinear'
+
+  def __post_init__(self):
+    _check_size(self)
+    low, high = self.scale
+    if not 0 < low <= high:
+      raise ValueError(
+        f'scale_jitter: scale={self.scale} must be (least, most) with '
+        '0 < least <= most.'
+      )
+    if self.method not in ('bilinear', 'bicubic'):
+      raise ValueError(
+        f'scale_jitter: method={self.method!r} must be bilinear or bicubic.'
+      )
+
+  def __call__(self, example, rng):
+    low, high = self.scale
+    scale = low + (high - low) * rng.random()
+    size = jittered_size(example['ids'].shape, self.size, scale)
+    return _resized(example, size, self.method)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedSizeCrop:
+  """Cuts out at most `size`, at a random offset.
+
+  The reference draws one number for both axes, so its crops lie on the
+  diagonal; `independent=True` draws one for each.
+  """
+
+  size: tuple[int, int]
+  independent: bool = False
+
+  def __post_init__(self):
+    _check_size(self)
+
+  def __call__(self, example, rng):
+    ids = example['ids']
+    room = [max(n - m, 0) for n, m in zip(ids.shape, self.size)]
+    first = rng.random()
+    second = rng.random() if self.independent else first
+    # float32, as the original multiplies.
+    top, left = (
+      int(np.float32(r) * np.float32(u)) for r, u in zip(room, (first, second))
+    )
+    part = np.s_[top : top + self.size[0], left : left + self.size[1]]
+    return example | {'image': example['image'][part], 'ids': ids[part]}
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomFlip:
+  """Mirrors left and right, picture and ids together."""
+
+  chance: float = 0.5
+
+  def __post_init__(self):
+    if not 0 <= self.chance <= 1:
+      raise ValueError(f'random_flip: chance={self.chance} must lie in [0, 1].')
+
+  def __call__(self, example, rng):
+    if rng.random() >= self.chance:
+      return example
+    return example | {
+      'image': example['image'][:, ::-1],
+      'ids': example['ids'][:, ::-1],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitter:
+  """SimCLRv2's colour jitter; nothing where strength is 0."""
+
+  strength: float = 1.0
+
+  def __post_init__(self):
+    if self.strength < 0:
+      raise ValueError(f'color_jitter: strength={self.strength} must be >= 0.')
+
+  def __call__(self, example, rng):
+    if not self.strength:
+      return example
+    image = example['image']
+    is_bytes = image.dtype == np.uint8
+    if is_bytes:
+      image = image.astype(np.float32) / np.float32(255)
+    image = color.jitter(image, self.strength, rng)
+    if is_bytes:
+      image = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return example | {'image': image}
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeToFit:
+  """Resizes to the largest size of the same aspect within `size` (eval)."""
+
+  size: tuple[int, int]
+  method: str = 'bilinear'
+
+  __post_init__ = _check_size
+
+  def __call__(self, example, rng):
+    size = size_that_fits(example['ids'].shape, self.size)
+    return _resized(example, size, self.method)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pad:
+  """Pads at the bottom and right to `size`.
+
+  Adds `valid` bool [h, w], False where padded, and `unpadded` = (h, w). The
+  fill of the picture is `fill` here; the device paints 0.3 where not valid.
+  """
+
+  size: tuple[int, int]
+  fill: float = 0
+
+  __post_init__ = _check_size
+
+  def __call__(self, example, rng):
+    h, w = example['ids'].shape
+    if h > self.size[0] or w > self.size[1]:
+      raise ValueError(
+        f'pad: the picture is {h} x {w}, larger than size={self.size}; put '
+        'fixed_size_crop or resize_to_fit before pad.'
+      )
+    image = example['image']
+    padded = np.full((*self.size, image.shape[-1]), self.fill, image.dtype)
+    padded[:h, :w] = image
+    ids = np.zeros(self.size, np.int32)
+    ids[:h, :w] = example['ids']
+    valid = np.zeros(self.size, bool)
+    valid[:h, :w] = True
+    return example | {
+      'image': padded,
+      'ids': ids,
+      'valid': valid,
+      'unpadded': (h, w),
+    }
+
+
+TRANSFORMS = {
+  'scale_jitter': ScaleJitter,
+  'fixed_size_crop': FixedSizeCrop,
+  'random_flip': RandomFlip,
+  'color_jitter': ColorJitter,
+  'resize_to_fit': ResizeToFit,
+  'pad': Pad,
+  'labels': Labels,
+}
+
+
+class Compose:
+  """Transforms in order. An error names the file that it came from."""
+
+  def __init__(self, transforms):
+    self.transforms = tuple(transforms)
+
+  def __call__(self, example, rng):
+    for transform in self.transforms:
+      try:
+        example = transform(example, rng)
+      except Exception as error:
+        raise ValueError(
+          f'{example.get("file", "an example")} '
+          f'(index {example.get("index")}): {error}'
+        ) from error
+    return example
+
+
+def build_transforms(pairs):
+  """A tuple of (name, kwargs) -> `Compose`.
+
+  Raises:
+    ValueError: for an unknown name or keyword, or a value out of range.
+  """
+  if isinstance(pairs, Compose):
+    return pairs
+  built = []
+  for pair in pairs:
+    try:
+      name, kwargs = pair
+      kwargs = dict(kwargs)
+    except (TypeError, ValueError) as error:
+      raise ValueError(
+        f'data.transforms has {pair!r}, which is no (name, kwargs) pair, such '
+        "as ('random_flip', {'chance': 0.5})."
+      ) from error
+    if name not in TRANSFORMS:
+      raise ValueError(
+        f'data.transforms has {name!r}, which is unknown.'
+        f'{did_you_mean(name, TRANSFORMS)} Known: {", ".join(TRANSFORMS)}.'
+      )
+    fields = dataclasses.fields(TRANSFORMS[name])
+    known = [f.name for f in fields if f.init]
+    for key in kwargs:
+      if key not in known:
+        raise ValueError(
+          f'data.transforms: {name} has no argument {key!r}.'
+          f'{did_you_mean(key, known)} Known: {", ".join(known)}.'
+        )
+    for field in fields:
+      if field.init and field.default is dataclasses.MISSING:
+        if field.name not in kwargs:
+          raise ValueError(f'data.transforms: {name} needs {field.name!r}.')
+    built.append(TRANSFORMS[name](**kwargs))
+  return Compose(built)
