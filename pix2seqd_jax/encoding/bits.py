@@ -114,7 +114,7 @@ class Code:
     ids = _unword(self, words)
     if num_codes is not None:
       ids = xp.minimum(ids, np.int32(num_codes - 1))
-    return ids
+    return xp.asarray(ids)
 
   def expected(
     self, logits: Logits, scale: float | int, num_codes: int | None = None
@@ -176,7 +176,7 @@ def confidence(analog: Analog, scale: float | int) -> Score:
   xp = _namespace(analog)
   dtype = xp.promote_types(analog.dtype, np.float32)
   sizes = xp.minimum(xp.abs(analog.astype(dtype)) / xp.asarray(scale, dtype), 1)
-  return xp.mean(sizes, -1)
+  return xp.asarray(xp.mean(sizes, -1))
 
 
 def _namespace(x):
