@@ -58,8 +58,23 @@ class NullWriter:
     self.flush()
 
 
+_SHORT = {
+  'learning_rate': 'lr',
+  'steps_per_second': 'steps/s',
+  'images_per_second': 'images/s',
+  'data_wait_share': 'wait',
+  'eta_seconds': 'eta',
+}
+
+
+def _shown(name: str, value: Any) -> str:
+  if name == 'eta_seconds':
+    return f'eta {eta(float(value))}'
+  return f'{_SHORT.get(name, name)} {float(value):<8.4g}'
+
+
 class StdoutWriter(NullWriter):
-  """One aligned line a call: `step    100  loss 1.234  lr 1.0e-04`."""
+  """One aligned line a call: `step     100  loss 1.234  lr 0.0001  ...`."""
 
   def __init__(self, stream: TextIO | None = None):
     self._stream = stream
@@ -70,7 +85,7 @@ class StdoutWriter(NullWriter):
     tqdm.write(line, file=self._stream or sys.stdout)
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-    shown = '  '.join(f'{k} {float(v):<10.4g}' for k, v in scalars.items())
+    shown = '  '.join(_shown(k, v) for k, v in scalars.items())
     self._print(f'step {step:>7}  {shown}'.rstrip())
 
   def write_texts(self, step: int, texts: Mapping[str, str]) -> None:

@@ -1,0 +1,236 @@
+"""The one eval loop: sample, decode, read out, refine, count.
+
+The batch that reaches the sampler is stripped of its labels, so a leak is a
+KeyError and not a good score.
+"""
+
+import collections
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from pix2seqd_jax import types
+from pix2seqd_jax.train import log, prefetch, sharding
+
+SampleFn = Callable[[types.Params, types.Batch, types.Array], types.Raw]
+
+
+def make_sampler(
+  model: types.Model,
+  *,
+  grid: types.Grid,
+  stepper: Any,
+  num_samples: int = 1,
+  mesh: Mesh | None = None,
+) -> SampleFn:
+  """(params, batch, keys) -> Raw: model.sample, then model.decode, in one jit.
+
+  Compiled once for each shape of the batch. Parameters keep their shardings;
+  with a mesh, the raw answers are split like the batch.
+  """
+
+  def sample_and_decode(params, batch, keys):
+    x_0 = model.sample(
+      params,
+      batch,
+      keys,
+      grid=grid,
+      stepper=stepper,
+      num_samples=num_samples,
+    )
+    return model.decode(params, x_0, batch)
+
+  where = None if mesh is None else sharding.batch_sharding(mesh)
+  return jax.jit(sample_and_decode, out_shardings=where)
+
+
+@jax.jit
+def _fold_words(seed, words, sample):
+  def fold(pair):
+    key = jax.random.fold_in(jax.random.key(seed), pair[0])
+    return jax.random.fold_in(jax.random.fold_in(key, pair[1]), sample)
+
+  return jax.vmap(fold)(words)
+
+
+def example_keys(seed: int, index: Any, sample: int = 0) -> types.Array:
+  """Typed keys [b], each a function of (seed, index, sample) alone.
+
+  So the mask of an example does not depend on its batch, its place in it,
+  padding, or the number of devices. Indices may use all of their 64 bits.
+
+  Args:
+    seed: of the evaluation, 0..2^32 - 1.
+    index: host integers [b], the ids of the examples.
+    sample: which of several samples of one example.
+  """
+  index = np.asarray(index).astype(np.int64).astype(np.uint64)
+  words = np.stack([index & 0xFFFFFFFF, index >> np.uint64(32)], -1)
+  return _fold_words(
+    np.uint32(seed), words.astype(np.uint32), np.uint32(sample)
+  )
+
+
+def to_host(tree: types.PyTree) -> types.PyTree:
+  """This process's rows of each array, as NumPy, in the order of the batch."""
+
+  def fetch(x):
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+      return np.asarray(x)
+    rows = {}
+    for shard in x.addressable_shards:
+      rows.setdefault(shard.index[0].start or 0, shard)
+    return np.concatenate([np.asarray(rows[k].data) for k in sorted(rows)])
+
+  for x in jax.tree.leaves(tree):
+    if isinstance(x, jax.Array) and x.is_fully_addressable:
+      x.copy_to_host_async()
+  return jax.tree.map(fetch, tree)
+
+
+def _gather_bytes(data: bytes) -> list[bytes]:
+  """The bytes of every process, by process."""
+  from jax.experimental import multihost_utils
+
+  sizes = multihost_utils.process_allgather(np.int32(len(data)))
+  padded = np.zeros(int(np.max(sizes)), np.uint8)
+  padded[: len(data)] = np.frombuffer(data, np.uint8)
+  rows = multihost_utils.process_allgather(padded)
+  return [bytes(row[:n]) for row, n in zip(rows, sizes.tolist())]
+
+
+def _results(total: Any, gather: Callable[[bytes], list[bytes]] | None):
+  """compute() of the state merged over all processes.
+
+  States cross as bytes: process_allgather silently cuts float64 and int64 to
+  32 bits. A process that saw no example takes the answer of another.
+  """
+  if gather is None:
+    return {} if total is None else total.compute()
+  parts = gather(b'' if total is None else total.to_bytes())
+  answer = b''
+  if total is not None:
+    states = [type(total).from_bytes(part) for part in parts if part]
+    merged = states[0]
+    for state in states[1:]:
+      merged = merged.merge(state)
+    answer = json.dumps(merged.compute()).encode()
+  return json.loads(next((a for a in gather(answer) if a), b'{}'))
+
+
+class _Count:
+  """Read-out and metrics of the examples that are real."""
+
+  def __init__(self, model, task, on_example, bar):
+    self._model, self._task = model, task
+    self._on_example, self._bar = on_example, bar
+    self.total = None
+    self.images = 0
+
+  def add(self, raw: types.Raw, batch: types.Batch) -> None:
+    raw = to_host(raw)
+    metas = batch['meta']
+    real = np.asarray(batch.get('is_real', np.ones(len(metas), bool)))
+    for i in np.flatnonzero(real):
+      one = jax.tree.map(lambda x, i=i: x[i], raw)
+      found = self._model.read_out(one, metas[i])
+      found = self._task.refine(found)
+      state = self._task.metrics(found, metas[i])
+      self.total = state if self.total is None else self.total.merge(state)
+      if self._on_example is not None:
+        self._on_example(found, metas[i])
+      self._bar.update()
+    self.images += int(real.sum())
+
+
+def evaluate(
+  model: types.Model,
+  task: types.Task,
+  params: types.Params,
+  batches: Iterable[types.Batch],
+  *,
+  sample_fn: SampleFn,
+  seed: int = 0,
+  mesh: Mesh | None = None,
+  on_example: Callable[[types.Segmentation, types.Meta], None] | None = None,
+  progress: bool = True,
+) -> dict[str, float]:
+  """Metrics of a model over host batches (this process's part of each).
+
+  For each batch: inputs_only -> device -> task.predict; for each real example:
+  model.read_out -> task.refine -> task.metrics. Padded examples (`is_real`
+  False) count nowhere. The host reads out one batch while the device samples
+  the next, and a thread reads the one after that.
+
+  Args:
+    model: gives read_out; `sample_fn` comes from make_sampler(model, ...).
+    task: what is asked.
+    params: usually state.eval_params(...).
+    batches: with `index`, `meta`, and `is_real` where the last is padded.
+    sample_fn: (params, batch, keys) -> Raw.
+    seed: of the noise; see example_keys.
+    mesh: where the batch is split; None for the default device.
+    on_example: (refined segmentation, meta) -> None, to draw or write.
+    progress: a bar, where standard error is a terminal.
+
+  Returns:
+    task metrics merged over all processes, and `images_per_second` (of all
+    processes; the first batch, which compiles, is left out if there are more).
+
+  Raises:
+    ValueError: when there is no example at all.
+  """
+
+  def bound(inputs, keys):
+    return sample_fn(params, inputs, keys)
+
+  def put(batch):
+    inputs = types.inputs_only(batch, task.given)
+    keys = example_keys(seed, batch['index'])
+    if mesh is None:
+      return (
+        batch,
+        jax.tree.map(jnp.asarray, sharding.device_part(inputs)),
+        keys,
+      )
+    return batch, sharding.put_batch(inputs, mesh), _put_keys(keys, mesh)
+
+  waiting = collections.deque()
+  start, before = time.perf_counter(), 0
+  with (
+    prefetch.Prefetch(iter(batches), put) as ready,
+    log.Progress(None, unit='image', enabled=progress) as bar,
+  ):
+    count = _Count(model, task, on_example, bar)
+    for batch, inputs, keys in ready:
+      waiting.append((task.predict(bound, inputs, keys), batch))
+      if len(waiting) > 1:
+        count.add(*waiting.popleft())
+        if not before:
+          start, before = time.perf_counter(), count.images
+    while waiting:
+      count.add(*waiting.popleft())
+  seconds = time.perf_counter() - start
+  processes = jax.process_count()
+  results = _results(count.total, _gather_bytes if processes > 1 else None)
+  if not results:
+    raise ValueError(
+      'there was no example to evaluate; check data.eval_split and that the '
+      'folder of the evaluation data is not empty.'
+    )
+  speed = (count.images - before) * processes / max(seconds, 1e-9)
+  return {**results, 'images_per_second': speed}
+
+
+def _put_keys(keys: types.Array, mesh: Mesh) -> types.Array:
+  """Keys [b] of this process -> one global array, split like the batch."""
+  data = np.asarray(jax.random.key_data(keys))
+  where = sharding.batch_sharding(mesh)
+  split = jax.make_array_from_process_local_data(where, data)
+  return jax.random.wrap_key_data(split)

@@ -1,0 +1,238 @@
+"""Weights out of checkpoints: for inference, and to start another run from."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from pix2seqd_jax import types
+from pix2seqd_jax.train import sharding, state
+
+FOLDER = 'checkpoints'
+FROZEN = 'frozen'
+RULES = ('exact', 'grow')
+
+
+def checkpoint_dir(directory: str | os.PathLike) -> pathlib.Path:
+  """A working directory, or its `checkpoints` -> the latter."""
+  path = pathlib.Path(directory).absolute()
+  return path / FOLDER if (path / FOLDER).is_dir() else path
+
+
+def steps_in(directory: str | os.PathLike) -> list[int]:
+  """The steps saved in a working or checkpoint directory, oldest first."""
+  path = checkpoint_dir(directory)
+  if not path.is_dir():
+    return []
+  return sorted(int(p.name) for p in path.iterdir() if p.name.isdigit())
+
+
+def best_step_in(directory: str | os.PathLike) -> int | None:
+  """The step with the best value of the metric that its run named."""
+  best = None
+  for step in steps_in(directory):
+    path = checkpoint_dir(directory) / str(step) / 'meta' / 'metadata'
+    meta = json.loads(path.read_text()) if path.is_file() else {}
+    value = (meta.get('metrics') or {}).get(meta.get('best_metric'))
+    if value is None or value != value:
+      continue
+    rank = -value if meta.get('best_mode') == 'min' else value
+    if best is None or rank >= best[0]:
+      best = (rank, step)
+  return None if best is None else best[1]
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  """A saved tree of any devices as NumPy arrays, without knowing the tree."""
+  import orbax.checkpoint as ocp
+  from etils import epath
+
+  handler = ocp.PyTreeCheckpointHandler()
+  tree = handler.metadata(epath.Path(path)).tree
+  args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+  return handler.restore(
+    epath.Path(path), args=ocp.args.PyTreeRestore(restore_args=args)
+  )
+
+
+def load_params(
+  directory: str | os.PathLike,
+  step: int | str | None = None,
+  ema: bool = True,
+) -> dict[str, Any]:
+  """{'net', 'stats', 'frozen'} of a checkpoint as NumPy arrays on the host.
+
+  Needs neither the model nor the devices it was trained on.
+
+  Args:
+    directory: a working directory, or the `checkpoints` folder in it.
+    step: None for the newest, 'best' for the best by the run's metric.
+    ema: the averaged weights where there are any.
+
+  Raises:
+    ValueError: where there is no such checkpoint.
+  """
+  path = checkpoint_dir(directory)
+  steps = steps_in(path)
+  chosen = best_step_in(path) if step == 'best' else step
+  if chosen is None and step is None and steps:
+    chosen = steps[-1]
+  if chosen not in steps:
+    raise ValueError(
+      f'{path} has no checkpoint {"" if step is None else step!r}; the steps '
+      f'there are {steps}'
+      + (
+        ', none of them with a metric; give a number.'
+        if step == 'best'
+        else '.'
+      )
+    )
+  item = path / str(chosen)
+  averaged = ema and (item / 'ema').is_dir()
+  params = _read(item / ('ema' if averaged else 'params'))
+  frozen = path.parent / FROZEN
+  found = _read(frozen) if frozen.is_dir() else {}
+  return state.collections({**params, 'frozen': found})
+
+
+def _select(flat: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+  """{path below the prefix: leaf}."""
+  if not prefix:
+    return dict(flat)
+  cut = prefix.rstrip('/') + '/'
+  return {k[len(cut) :]: v for k, v in flat.items() if k.startswith(cut)}
+
+
+def _pairs(source: str, target: str) -> list[tuple[str, str]]:
+  """Prefixes within whole params: 'encoder' means net/ and stats/ of it."""
+  named = [p.split('/')[0] in state.COLLECTIONS for p in (source, target)]
+  if named[0] != named[1]:
+    raise ValueError(
+      f'init_from: {source!r} -> {target!r}: either both prefixes begin with '
+      f'one of {state.COLLECTIONS}, or neither does.'
+    )
+  if named[0]:
+    return [(source, target)]
+  return [
+    (f'{c}/{source}'.rstrip('/'), f'{c}/{target}'.rstrip('/'))
+    for c in state.AVERAGED
+  ]
+
+
+def _grown(path: str, value: np.ndarray, shape: tuple[int, ...]):
+  """A kernel [..., in, out] with zero rows for new inputs, or None."""
+  old = value.shape
+  if path.split('/')[-1] != 'kernel' or len(old) != len(shape) or len(old) < 2:
+    return None
+  if old[:-2] != shape[:-2] or old[-1] != shape[-1] or old[-2] > shape[-2]:
+    return None
+  widths = [(0, 0)] * len(old)
+  widths[-2] = (0, shape[-2] - old[-2])
+  return np.pad(value, widths)
+
+
+def _fitted(rule: str, path: str, value: Any, like: Any):
+  """The value for a target leaf, or None where it does not fit."""
+  value = np.asarray(value)
+  if value.shape != tuple(like.shape):
+    if rule != 'grow':
+      return None
+    value = _grown(path, value, tuple(like.shape))
+  return None if value is None else value.astype(like.dtype)
+
+
+def _list(title: str, names: Sequence[str]) -> str:
+  shown = ''.join(f'\n  {title}: {name}' for name in list(names)[:20])
+  more = len(names) - 20
+  return shown + (f'\n  {title}: and {more} more' if more > 0 else '')
+
+
+def _copy_part(flat, loaded, entry, pair) -> tuple[dict[str, Any], list[str]]:
+  """New leaves for one pair of prefixes, and lines for the report."""
+  directory, _, _, rule = entry
+  wanted, given = _select(flat, pair[1]), _select(loaded, pair[0])
+  missing = sorted(set(wanted) - set(given))
+  extra = sorted(set(given) - set(wanted))
+  new, wrong, lines = {}, [], []
+  for name in sorted(set(wanted) & set(given)):
+    path = f'{pair[1]}/{name}' if pair[1] else name
+    old, like = np.shape(given[name]), tuple(wanted[name].shape)
+    value = _fitted(rule, name, given[name], wanted[name])
+    if value is None:
+      wrong.append(f'{path}: {like} here, {old} there')
+    else:
+      new[path] = value
+      lines += [f'  grown: {path}: {old} -> {like}'] if old != like else []
+  if missing or extra or wrong:
+    raise ValueError(
+      f'init_from: {directory} {pair[0]!r} -> {pair[1]!r} by {rule!r} does not '
+      'fit; use the architecture of that run, other prefixes, or the rule '
+      "'grow' for kernels with more inputs here."
+      + _list('missing there', missing)
+      + _list('extra there', extra)
+      + _list('misshapen', wrong)
+    )
+  return new, lines
+
+
+def init_from(
+  params: types.Params,
+  entries: Sequence[tuple[str, str, str, str]],
+  step: int | str | None = None,
+) -> tuple[types.Params, str]:
+  """Copies parts of other runs' (averaged) weights into parameters.
+
+  An entry is (directory, source prefix, target prefix, rule). A prefix is a
+  path like 'encoder', meaning net/encoder and stats/encoder, or names its
+  collection ('net/encoder', 'frozen/autoencoder'); '' is everything. Rules:
+    * 'exact': the same names and shapes on both sides;
+    * 'grow': the same names; a kernel with more input channels here gets zero
+      rows at the end, so that it starts as the function it was (conv_in when
+      past masks join the input: 272 -> 304 channels).
+
+  Args:
+    params: of this run, arrays or shapes; leaves that nothing names stay.
+    entries: applied in order.
+    step: of the checkpoints; None = newest, or 'best'.
+
+  Returns:
+    (params with NumPy arrays where something was copied, a printable report).
+
+  Raises:
+    ValueError: listing all missing, extra and misshapen names.
+  """
+  flat = sharding.flat_paths(params)
+  report = []
+  for entry in entries:
+    if len(entry) != 4 or entry[3] not in RULES:
+      raise ValueError(
+        f'init_from: {entry!r} must be (directory, source prefix, target '
+        f'prefix, rule) with a rule of {RULES}.'
+      )
+    directory, source, target, rule = entry
+    loaded = sharding.flat_paths(load_params(directory, step))
+    copied: dict[str, Any] = {}
+    lines: list[str] = []
+    for pair in _pairs(source, target):
+      new, more = _copy_part(flat, loaded, entry, pair)
+      copied.update(new)
+      lines += more
+    if not copied:
+      raise ValueError(
+        f'init_from: no weight of {directory} is named {source!r}, or none '
+        f'here {target!r}; the names there look like {sorted(loaded)[:3]}.'
+      )
+    flat.update(copied)
+    size = sum(int(np.size(v)) for v in copied.values())
+    report.append(
+      f'{directory}: {source or "all"!r} -> {target or "all"!r} ({rule}): '
+      f'{len(copied)} arrays, {size:,} numbers'
+    )
+    report += lines
+  return sharding.map_paths(lambda path, _: flat[path], params), '\n'.join(
+    report
+  )
