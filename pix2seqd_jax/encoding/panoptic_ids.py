@@ -5,7 +5,7 @@ maps of Cityscapes; 0 is void everywhere.
 """
 
 import numpy as np
-from jaxtyping import Array, Int, Integer, Shaped, UInt8
+from jaxtyping import Array, Integer, Shaped, UInt8
 
 Map = Integer[np.ndarray, '*s'] | Integer[Array, '*s']
 
@@ -92,8 +92,8 @@ def resize_nearest(
 
 
 def majority_class(
-  semantic: Int[np.ndarray, 'h w'],
-  instance: Int[np.ndarray, 'h w'],
+  semantic: Integer[np.ndarray, 'h w'],
+  instance: Integer[np.ndarray, 'h w'],
   num_classes: int,
 ) -> dict[int, int]:
   """The class that most pixels of each id have: {id: class}.
