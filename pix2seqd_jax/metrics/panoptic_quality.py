@@ -203,8 +203,8 @@ def intersections(
   if truth.size:
     starts = np.concatenate([[0], starts])
   lengths = np.diff(starts, append=truth.size)
-  rows = _positions(truth[starts], truth_list, 'truth')
-  columns = _positions(pred[starts], pred_list, 'prediction')
+  rows = positions(truth[starts], truth_list, 'truth')
+  columns = positions(pred[starts], pred_list, 'prediction')
   shape = (len(truth_list) + 1, len(pred_list) + 1)
   pairs = rows * shape[1] + columns
   # Weights are float64: exact up to 2**53 pixels.
@@ -212,8 +212,13 @@ def intersections(
   return counts.astype(np.int64).reshape(shape)
 
 
-def _positions(values, ids, side: str) -> np.ndarray:
-  """Where each value stands in [0 (void), *ids]."""
+def positions(
+  values: Integer[np.ndarray, '*s'], ids: Int[np.ndarray, ' n'], side: str
+) -> Int[np.ndarray, '*s']:
+  """Where each value of a map stands in [0 (void), *ids].
+
+  Raises ValueError, which names the `side`, when a value stands nowhere.
+  """
   listed = np.concatenate([[0], ids])
   # Fibonacci hashing, with as many bits as make it free of collisions: a look
   # into a small table, where a binary search costs ten times as much.
@@ -222,15 +227,15 @@ def _positions(values, ids, side: str) -> np.ndarray:
     bits += 1
   table = np.zeros(1 << bits, np.int64)
   table[_slots(listed, bits)] = np.arange(len(listed))
-  positions = table[_slots(values, bits)]
-  unlisted = listed[positions] != values
+  found = table[_slots(values, bits)]
+  unlisted = listed[found] != values
   if unlisted.any():
     missing = np.unique(values[unlisted])[:5].tolist()
     raise ValueError(
       f'the map of the {side} holds ids that no segment names: {missing}; '
       'list them, or set their pixels to 0 (void).'
     )
-  return positions
+  return found
 
 
 def _slots(values, bits: int) -> np.ndarray:

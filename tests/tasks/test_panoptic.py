@@ -173,8 +173,20 @@ def test_one_class_for_all_when_classes_do_not_count():
 
 def test_classes_of_segments():
   segments = [types.Segment(70_000, 2), types.Segment(3, 1)]
-  ids = np.array([[70_000, 3, 0, 5, 99_999]])
-  assert panoptic.semantic_of(ids, segments).tolist() == [[2, 1, 0, 0, 0]]
+  ids = np.array([[70_000, 3, 0]])
+  assert panoptic.semantic_of(ids, segments).tolist() == [[2, 1, 0]]
+  with pytest.raises(ValueError, match='no segment names: .*5'):
+    panoptic.semantic_of(ids + 2, segments)
+
+
+def test_great_ids_are_refined_alike():
+  small = noisy(1)
+  factor = 400_000
+  great = small._replace(instance=small.instance * factor)
+  ours, theirs = task().refine(great), task().refine(small)
+  np.testing.assert_array_equal(ours.semantic, theirs.semantic)
+  np.testing.assert_array_equal(ours.instance, theirs.instance * factor)
+  assert task().segments(ours)[1] == task().segments(theirs)[1]
 
 
 def test_predicts_with_one_call():
