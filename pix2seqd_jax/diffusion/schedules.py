@@ -11,18 +11,22 @@ Models", arXiv 2301.10972, for the families with (start, end, tau).
 
 import dataclasses
 import functools
+import math
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
-Values = Float[np.ndarray, '*b'] | Float[Array, '*b'] | float | np.float64
-Time = Values | int
+Values = Float[np.ndarray, '*b'] | Float[Array, '*b'] | np.floating
+Time = Real[np.ndarray, '*b'] | Real[Array, '*b'] | np.number | float | int
 
 # The reference clips gamma here, so that alpha can be divided by.
 MIN_GAMMA = 1e-9
 # Stable Diffusion and DDPM have this many discrete steps.
 NUM_TABULATED = 1000
+# The plain cosine's angle grows at this rate. (A Python float: a NumPy one
+# would turn float32 under jit into float64 where that is on.)
+_COSINE_RATE = math.pi / 2 / 1.00025
 
 
 def _prepare(t):
@@ -70,30 +74,29 @@ class Cosine(_Gamma):
   reference's float32 is off by 2e-3 of alpha at t = 1).
   """
 
-  def _angles(self, t):
-    half_pi = np.pi / 2
-    return half_pi * ((1 - t) + 5e-5) / 1.00025, half_pi * (t + 2e-4) / 1.00025
-
   def _gamma(self, xp, t):
-    return xp.sin(self._angles(t)[0]) ** 2
+    return self.alpha(t) ** 2
 
   def alpha(self, t: Time) -> Values:
-    """sin of the angle that is left to pi / 2."""
+    """cos of the angle."""
     xp, t = _prepare(t)
-    return xp.sin(self._angles(t)[0])
+    # sin(left + rest), rest for the missing 5e-5 of t, by the addition theorem:
+    # XLA would fold (1 - t) + 5e-5 into 1.00005 - t and round it.
+    left, rest = _COSINE_RATE * (1 - t), _COSINE_RATE * 5e-5
+    return xp.sin(left) * math.cos(rest) + xp.cos(left) * math.sin(rest)
 
   def sigma(self, t: Time) -> Values:
     """sin of the angle."""
     xp, t = _prepare(t)
-    return xp.sin(self._angles(t)[1])
+    return xp.sin(_COSINE_RATE * (t + 2e-4))
 
   def alpha_dot(self, t: Time) -> Values:
     """d alpha / dt."""
-    return -np.pi / 2 / 1.00025 * self.sigma(t)
+    return -_COSINE_RATE * self.sigma(t)
 
   def sigma_dot(self, t: Time) -> Values:
     """d sigma / dt."""
-    return np.pi / 2 / 1.00025 * self.alpha(t)
+    return _COSINE_RATE * self.alpha(t)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,13 +216,13 @@ class Log(_Gamma):
   def _gamma(self, xp, t):
     start, end = self._ends()
     u = start + t * (end - start)
-    value = (np.log(end) - xp.log(u)) / (np.log(end) - np.log(start))
+    value = (math.log(end) - xp.log(u)) / (math.log(end) - math.log(start))
     return xp.clip(value, 0, 1)
 
   def _gamma_dot(self, xp, t):
     start, end = self._ends()
     u = start + t * (end - start)
-    return -(end - start) / u / (np.log(end) - np.log(start))
+    return -(end - start) / u / (math.log(end) - math.log(start))
 
 
 class _Tabulated(_Gamma):

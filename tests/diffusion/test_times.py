@@ -1,0 +1,28 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pix2seqd_jax.diffusion import times
+
+
+def test_uniform_times_fill_their_interval():
+  for make in times.TIMES.values():
+    t = make(low=0.25, high=0.75).sample(jax.random.key(0), 4000)
+    assert t.shape == (4000,) and t.dtype == jnp.float32
+    assert 0.25 <= float(t.min()) < 0.26 and 0.74 < float(t.max()) <= 0.75
+    counts, _ = np.histogram(t, 10)
+    assert counts.min() > 320
+
+
+def test_the_key_decides():
+  one, again, other = (
+    times.Uniform().sample(jax.random.key(s), 5) for s in (1, 1, 2)
+  )
+  np.testing.assert_array_equal(one, again)
+  assert (one != other).all()
+
+
+def test_impossible_intervals():
+  with pytest.raises(ValueError, match=r'low=0\.5'):
+    times.Uniform(0.5, 0.5)
