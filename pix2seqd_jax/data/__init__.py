@@ -3,4 +3,5 @@
 Importing the room registers every data set.
 """
 
+from pix2seqd_jax.data import coco_panoptic as coco_panoptic
 from pix2seqd_jax.data import shapes as shapes

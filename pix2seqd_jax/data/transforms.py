@@ -105,7 +105,8 @@ class RandomFlip:
       raise ValueError(f'random_flip: chance={self.chance} must lie in [0, 1].')
 
   def __call__(self, example, rng):
-    if rng.random() >= self.chance:
+    # The original mirrors at the upper end of the draw.
+    if rng.random() < 1 - self.chance:
       return example
     return example | {
       'image': example['image'][:, ::-1],
