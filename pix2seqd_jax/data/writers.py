@@ -50,10 +50,11 @@ class PanopticWriter:
     ids = np.asarray(ids)
     boxes = _measure(ids)
     _check(name, boxes, segments, len(self.categories))
+    colors = id_to_rgb(ids)
     image_id = self._new_id(image_id, name)
     map_name = self._new_name(name)
     buffer = io.BytesIO()
-    Image.fromarray(id_to_rgb(ids)).save(buffer, 'PNG', compress_level=4)
+    Image.fromarray(colors).save(buffer, 'PNG', compress_level=4)
     path = self.folder / 'panoptic' / map_name
     write_atomically(path, buffer.getvalue())
     h, w = ids.shape
