@@ -17,8 +17,9 @@ def brightness(image, factor):
 
 def contrast(image, factor):
   """Moves every channel away from its mean over the picture."""
-  mean = image.mean(axis=(0, 1), keepdims=True, dtype=np.float64)
-  mean = mean.astype(np.float32)
+  pixels = image.reshape(-1, image.shape[-1])
+  mean = [pixels[:, c].mean(dtype=np.float64) for c in range(image.shape[-1])]
+  mean = np.array(mean, np.float32)
   return (image - mean) * np.float32(factor) + mean
 
 
@@ -31,7 +32,8 @@ def saturation(image, factor):
 def hue(image, delta):
   """Turns HSV's hue by `delta` turns."""
   h, s, v = _to_hsv(image)
-  return _to_rgb((h + np.float32(delta)) % np.float32(1), s, v)
+  h = h + np.float32(delta)
+  return _to_rgb(h - np.floor(h), s, v)
 
 
 def jitter(image, strength, rng):
@@ -59,23 +61,26 @@ def jitter(image, strength, rng):
 
 
 def _to_hsv(image):
-  r, g, b = image[..., 0], image[..., 1], image[..., 2]
-  value = image.max(axis=-1)
-  span = value - image.min(axis=-1)
-  safe = np.where(span > 0, span, np.float32(1))
-  h = np.where(
-    value == r, (g - b) / safe, np.where(value == g, (b - r) / safe + 2, 0)
-  )
-  h = np.where((value != r) & (value != g), (r - g) / safe + 4, h)
-  h = np.where(span > 0, h / np.float32(6), 0) % np.float32(1)
-  s = np.where(value > 0, span / np.where(value > 0, value, 1), 0)
-  return h.astype(np.float32), s.astype(np.float32), value
+  # Channel by channel: reductions over an axis of three are slow.
+  r, g, b = (np.ascontiguousarray(image[..., c]) for c in range(3))
+  value = np.maximum(np.maximum(r, g), b)
+  span = value - np.minimum(np.minimum(r, g), b)
+  part = np.float32(1) / np.where(span > 0, span, np.float32(1))
+  h = (r - g) * part + np.float32(4)
+  h = np.where(value == g, (b - r) * part + np.float32(2), h)
+  h = np.where(value == r, (g - b) * part, h)
+  h = np.where(h < 0, h + np.float32(6), h) / np.float32(6)
+  h[span == 0] = 0
+  s = span / np.where(value > 0, value, np.float32(1))
+  return h, s, value
 
 
 def _to_rgb(h, s, v):
-  channels = []
-  for n in (5, 3, 1):
-    k = (np.float32(n) + np.float32(6) * h) % np.float32(6)
+  h, depth = h * np.float32(6), v * s
+  image = np.empty((*h.shape, 3), np.float32)
+  for channel, n in enumerate((5, 3, 1)):
+    k = h + np.float32(n)
+    k -= np.where(k >= 6, np.float32(6), np.float32(0))
     ramp = np.clip(np.minimum(k, np.float32(4) - k), 0, 1)
-    channels.append(v - v * s * ramp)
-  return np.stack(channels, axis=-1)
+    image[..., channel] = v - depth * ramp
+  return image
