@@ -124,6 +124,17 @@ def _results(total: Any, gather: Callable[[bytes], list[bytes]] | None):
   return json.loads(next((a for a in gather(answer) if a), b'{}'))
 
 
+def _on_device(inputs: types.Batch, keys: types.Array, mesh: Mesh | None):
+  """Inputs and keys [b] of this process, split over the mesh if any."""
+  if mesh is None:
+    return jax.tree.map(jnp.asarray, sharding.device_part(inputs)), keys
+  where = sharding.batch_sharding(mesh)
+  inputs = sharding.put_batch(inputs, mesh)
+  words = np.asarray(jax.random.key_data(keys))
+  words = jax.make_array_from_process_local_data(where, words)
+  return inputs, jax.random.wrap_key_data(words)
+
+
 class _Count:
   """Read-out and metrics of the examples that are real."""
 
@@ -149,6 +160,25 @@ class _Count:
     self.images += int(real.sum())
 
 
+def _count_all(ready, predict, count: _Count) -> tuple[float, int]:
+  """Runs all batches, reading out each while the next is under way.
+
+  Returns the seconds and images after the first batch, which compiles; of the
+  first as well if it is the only one.
+  """
+  waiting = collections.deque()
+  start, before = time.perf_counter(), 0
+  for batch, inputs, keys in ready:
+    waiting.append((predict(inputs, keys), batch))
+    if len(waiting) > 1:
+      count.add(*waiting.popleft())
+      if not before:
+        start, before = time.perf_counter(), count.images
+  while waiting:
+    count.add(*waiting.popleft())
+  return time.perf_counter() - start, count.images - before
+
+
 def evaluate(
   model: types.Model,
   task: types.Task,
@@ -166,7 +196,7 @@ def evaluate(
   For each batch: inputs_only -> device -> task.predict; for each real example:
   model.read_out -> task.refine -> task.metrics. Padded examples (`is_real`
   False) count nowhere. The host reads out one batch while the device samples
-  the next, and a thread reads the one after that.
+  the next.
 
   Args:
     model: gives read_out; `sample_fn` comes from make_sampler(model, ...).
@@ -176,61 +206,36 @@ def evaluate(
     sample_fn: (params, batch, keys) -> Raw.
     seed: of the noise; see example_keys.
     mesh: where the batch is split; None for the default device.
-    on_example: (refined segmentation, meta) -> None, to draw or write.
+    on_example: called with (refined segmentation, meta).
     progress: a bar, where standard error is a terminal.
 
   Returns:
-    task metrics merged over all processes, and `images_per_second` (of all
-    processes; the first batch, which compiles, is left out if there are more).
+    the task's metrics and `images_per_second`, both over all processes; the
+    speed leaves out the first batch, which compiles, if there are more.
 
   Raises:
     ValueError: when there is no example at all.
   """
 
-  def bound(inputs, keys):
-    return sample_fn(params, inputs, keys)
-
   def put(batch):
     inputs = types.inputs_only(batch, task.given)
-    keys = example_keys(seed, batch['index'])
-    if mesh is None:
-      return (
-        batch,
-        jax.tree.map(jnp.asarray, sharding.device_part(inputs)),
-        keys,
-      )
-    return batch, sharding.put_batch(inputs, mesh), _put_keys(keys, mesh)
+    return batch, *_on_device(inputs, example_keys(seed, batch['index']), mesh)
 
-  waiting = collections.deque()
-  start, before = time.perf_counter(), 0
-  with (
-    prefetch.Prefetch(iter(batches), put) as ready,
-    log.Progress(None, unit='image', enabled=progress) as bar,
-  ):
+  def predict(inputs, keys):
+    return task.predict(
+      lambda batch, keys: sample_fn(params, batch, keys), inputs, keys
+    )
+
+  bar = log.Progress(None, unit='image', enabled=progress)
+  with prefetch.Prefetch(iter(batches), put) as ready, bar:
     count = _Count(model, task, on_example, bar)
-    for batch, inputs, keys in ready:
-      waiting.append((task.predict(bound, inputs, keys), batch))
-      if len(waiting) > 1:
-        count.add(*waiting.popleft())
-        if not before:
-          start, before = time.perf_counter(), count.images
-    while waiting:
-      count.add(*waiting.popleft())
-  seconds = time.perf_counter() - start
+    seconds, images = _count_all(ready, predict, count)
   processes = jax.process_count()
   results = _results(count.total, _gather_bytes if processes > 1 else None)
   if not results:
     raise ValueError(
-      'there was no example to evaluate; check data.eval_split and that the '
-      'folder of the evaluation data is not empty.'
+      'there was no example to evaluate; check the folder and the split of '
+      'the evaluation data.'
     )
-  speed = (count.images - before) * processes / max(seconds, 1e-9)
+  speed = images * processes / max(seconds, 1e-9)
   return {**results, 'images_per_second': speed}
-
-
-def _put_keys(keys: types.Array, mesh: Mesh) -> types.Array:
-  """Keys [b] of this process -> one global array, split like the batch."""
-  data = np.asarray(jax.random.key_data(keys))
-  where = sharding.batch_sharding(mesh)
-  split = jax.make_array_from_process_local_data(where, data)
-  return jax.random.wrap_key_data(split)

@@ -1,11 +1,16 @@
-"""The one train loop; it knows no method, no data set and no task."""
+"""The one train loop; it knows no method, no data set and no task.
+
+Everything in it is a function of (state, rng, position in the data = step), so
+a run broken and resumed ends with the bytes of an unbroken one. Every interval
+counts steps done; 0 means never; otherwise the last step is due as well.
+"""
 
 import collections
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -128,15 +133,36 @@ def _preempted(checkpointer: Any, step: int) -> str | None:
   return None
 
 
-class _Reports:
-  """What happens between steps: logging, evaluation, saving."""
+class _Every(NamedTuple):
+  """Intervals in steps; see `train`."""
 
-  def __init__(self, writer, checkpointer, eval_fn, panel_fn):
-    self.writer = writer
-    self.checkpointer = checkpointer
-    self.eval_fn = eval_fn
-    self.panel_fn = panel_fn
+  log: int
+  save: int
+  eval: int
+
+
+class _Run:
+  """One call of `train`: its pieces, and what happens between steps."""
+
+  def __init__(self, num_steps, intervals, train_step, rng, writer):
+    self.num_steps = num_steps
+    self.every = intervals
+    self.train_step = train_step
+    self.rng = rng
+    self.writer = writer or log.NullWriter()
+    self.checkpointer = self.eval_fn = self.panel_fn = None
     self.means = log.Means()
+    self._under_way = collections.deque()
+
+  def step(self, state: TrainState, batch: types.Batch, step: int):
+    """Starts step number `step` (from 1); waits for an earlier one only."""
+    key = jax.random.fold_in(self.rng, step - 1)
+    state, scalars = self.train_step(state, batch, key)
+    self.means.add(step, scalars)
+    self._under_way.append(scalars['loss'])
+    if len(self._under_way) > _IN_FLIGHT:
+      jax.block_until_ready(self._under_way.popleft())
+    return state
 
   def log(self, step: int, meter: _Meter, bar: log.Progress) -> None:
     """Means and speed; the only place of a plain step that waits."""
@@ -158,14 +184,57 @@ class _Reports:
     self.writer.flush()
     return results
 
-  def save(self, state: TrainState, step: int, metrics=None) -> None:
-    """Saves, after a look that no step so far went bad."""
-    _check_finite(self.means)
-    self.checkpointer.save(step, state, metrics=metrics, force=True)
+  def report(self, state: TrainState, step: int, reason: str | None) -> bool:
+    """Evaluates and saves what is due; whether that took time.
 
-  def say(self, step: int, text: str) -> None:
-    self.writer.write_texts(step, {'run': text})
-    self.writer.flush()
+    A stop is not the time to evaluate, but it saves.
+    """
+    results = None
+    if every(step, self.every.eval, self.num_steps) and reason is None:
+      results = self.evaluate(state, step)
+    if self.checkpointer is None:
+      return results is not None
+    by_metric = getattr(self.checkpointer, 'best_metric', None) is not None
+    due = step == self.num_steps or reason is not None
+    due = due or every(step, self.every.save, self.num_steps)
+    due = due or (results is not None and by_metric)
+    if due:
+      # No checkpoint may hold a NaN: look at the steps since the last log.
+      _check_finite(self.means)
+      self.checkpointer.save(step, state, metrics=results, force=True)
+    return due or results is not None
+
+  def finish(self, step: int, reason: str | None) -> None:
+    """Waits for what is being saved, and says how to go on after a stop."""
+    if self.checkpointer is not None:
+      self.checkpointer.wait()
+    if reason is not None:
+      saved = 'not saved' if self.checkpointer is None else 'saved'
+      text = (
+        f'stopped by {reason} after step {step} of {self.num_steps}, {saved}. '
+        'The same command with the same workdir goes on from here.'
+      )
+      self.writer.write_texts(step, {'run': text})
+      self.writer.flush()
+
+
+def _steps(run: _Run, state: TrainState, start: int, stop, batches, bar):
+  """The loop itself."""
+  meter = _Meter(batches, run.num_steps)
+  for step in range(start + 1, run.num_steps + 1):
+    batch = _next(batches, step)
+    state = run.step(state, batch, step)
+    meter.add(jax.tree.leaves(batch)[0].shape[0])
+    bar.update()
+    reason = stop.name or _preempted(run.checkpointer, step)
+    if every(step, run.every.log, run.num_steps if reason is None else step):
+      run.log(step, meter, bar)
+    if run.report(state, step, reason):
+      meter.restart()
+    if reason is not None or step == run.num_steps:
+      run.finish(step, reason)
+      break
+  return state
 
 
 def train(
@@ -187,29 +256,12 @@ def train(
 ) -> TrainState:
   """Runs from state.step to num_steps and returns the last state.
 
-  Everything is a function of (state, rng, position in the data = step), so a
-  run broken and resumed ends with the bytes of an unbroken one. The donated
-  `state` that comes in is gone afterwards. Every interval counts steps done,
-  0 means never, and the last step is always due. SIGTERM and Ctrl-C save and
-  return early, with state.step < num_steps.
-
-  Args:
-    state: from create_state or Checkpointer.restore.
-    train_step: from make_train_step.
-    batches_from: position -> host batches of this process from there on.
-    num_steps: of the whole run, the restored ones counted in.
-    rng: key of the run; the step after i steps uses fold_in(rng, i).
-    mesh: of the state and of the batches.
-    checkpointer: a checkpoint.Checkpointer, or None. It is saved to at the
-      end and on a stop, whatever save_every is; and at each evaluation if it
-      has a best_metric.
-    writer: where scalars and pictures go.
-    log_every: steps between log lines; only there is the device waited for.
-    save_every: steps between checkpoints.
-    eval_every: steps between calls of eval_fn and panel_fn.
-    eval_fn: (state, step) -> metrics.
-    panel_fn: (state, step) -> {name: pictures}.
-    progress: a bar, where standard error is a terminal.
+  Step i + 1 uses fold_in(rng, i) and batch i of `batches_from(0)`, whose
+  argument is the position to start from. `state` is donated: gone afterwards.
+  `eval_fn` and `panel_fn` (pictures by name) take (state, step). The
+  checkpointer is saved to at the end and on a stop, and after each evaluation
+  if it has a best_metric. SIGTERM and Ctrl-C save and return early, with
+  state.step < num_steps; a second Ctrl-C aborts.
 
   Raises:
     NotFinite: naming the first step that was not finite.
@@ -224,54 +276,15 @@ def train(
   start = int(state.step)
   if start >= num_steps:
     return state
-  eval_every = eval_every if eval_fn is not None else 0
-  by_metric = getattr(checkpointer, 'best_metric', None) is not None
-  reports = _Reports(
-    writer or log.NullWriter(), checkpointer, eval_fn, panel_fn
-  )
-  under_way = collections.deque()
-
-  def put(batch):
-    return sharding.put_batch(batch, mesh)
+  intervals = _Every(log_every, save_every, eval_every if eval_fn else 0)
+  run = _Run(num_steps, intervals, train_step, rng, writer)
+  run.checkpointer, run.eval_fn, run.panel_fn = checkpointer, eval_fn, panel_fn
 
   with (
     StopSignal() as stop,
-    prefetch.Prefetch(batches_from(start), put) as batches,
+    prefetch.Prefetch(
+      batches_from(start), lambda batch: sharding.put_batch(batch, mesh)
+    ) as batches,
     log.Progress(num_steps, start, enabled=progress) as bar,
   ):
-    meter = _Meter(batches, num_steps)
-    for step in range(start + 1, num_steps + 1):
-      batch = _next(batches, step)
-      key = jax.random.fold_in(rng, step - 1)
-      state, scalars = train_step(state, batch, key)
-      reports.means.add(step, scalars)
-      under_way.append(scalars['loss'])
-      if len(under_way) > _IN_FLIGHT:
-        jax.block_until_ready(under_way.popleft())
-      meter.add(jax.tree.leaves(batch)[0].shape[0])
-      bar.update()
-
-      reason = stop.name or _preempted(checkpointer, step)
-      last = num_steps if reason is None else step
-      if every(step, log_every, last):
-        reports.log(step, meter, bar)
-      results = None
-      if every(step, eval_every, num_steps) and reason is None:
-        results = reports.evaluate(state, step)
-      due = every(step, save_every, last) or step == last
-      if checkpointer is not None and (due or (results and by_metric)):
-        reports.save(state, step, results)
-      if results is not None or due:
-        meter.restart()
-      if reason is not None:
-        break
-    if checkpointer is not None:
-      checkpointer.wait()
-    if reason is not None:
-      saved = 'saved' if checkpointer is not None else 'nothing was saved'
-      reports.say(
-        step,
-        f'stopped by {reason} after step {step} of {num_steps}; {saved}. The '
-        'same command, with the same workdir, goes on from here.',
-      )
-  return state
+    return _steps(run, state, start, stop, batches, bar)

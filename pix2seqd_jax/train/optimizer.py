@@ -167,6 +167,40 @@ def _core(name: str, b1: float, b2: float, eps: float) -> list:
   )
 
 
+def _decay_part(weight_decay: float, decay_mask) -> list:
+  if not weight_decay:
+    return []
+
+  def mask(tree):
+    return sharding.map_paths(lambda p, _: _decays(decay_mask, p), tree)
+
+  return [optax.add_decayed_weights(weight_decay, mask=mask)]
+
+
+def _group_part(groups) -> list:
+  if not groups:
+    return []
+
+  def scale(updates, params):
+    del params
+    return sharding.map_paths(
+      lambda path, u: u * _multiplier(groups, path), updates
+    )
+
+  return [optax.stateless(scale)]
+
+
+def _frozen(chain, trained) -> optax.GradientTransformation:
+  """`chain` sees only what is trained; the rest gets zero updates."""
+
+  def rest(tree):
+    return jax.tree.map(lambda b: not b, trained(tree))
+
+  return optax.chain(
+    optax.masked(chain, trained), optax.masked(optax.set_to_zero(), rest)
+  )
+
+
 def _checked_masks(decay_mask, groups, freeze):
   """trained(tree) -> bools; raises where a regex matches nothing."""
   regexes = () if isinstance(decay_mask, str) else tuple(decay_mask)
@@ -235,34 +269,16 @@ def make_optimizer(
   freeze, groups = tuple(freeze), tuple(groups)
   trained, check = _checked_masks(decay_mask, groups, freeze)
   rate = schedule if callable(schedule) else optax.constant_schedule(schedule)
-  parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-  parts += _core(name, b1, b2, eps)
-  if weight_decay:
-
-    def decayed(tree):
-      return sharding.map_paths(lambda p, _: _decays(decay_mask, p), tree)
-
-    parts.append(optax.add_decayed_weights(weight_decay, mask=decayed))
-  if name == 'lamb':
-    parts.append(optax.scale_by_trust_ratio())
-  parts.append(optax.scale_by_learning_rate(rate))
-  if groups:
-    parts.append(
-      optax.stateless(
-        lambda updates, _: sharding.map_paths(
-          lambda path, u: u * _multiplier(groups, path), updates
-        )
-      )
-    )
-  chain = optax.chain(*parts)
+  chain = optax.chain(
+    *([] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]),
+    *_core(name, b1, b2, eps),
+    *_decay_part(weight_decay, decay_mask),
+    *([optax.scale_by_trust_ratio()] if name == 'lamb' else []),
+    optax.scale_by_learning_rate(rate),
+    *_group_part(groups),
+  )
   if freeze:
-    chain = optax.chain(
-      optax.masked(chain, trained),
-      optax.masked(
-        optax.set_to_zero(),
-        lambda tree: jax.tree.map(lambda b: not b, trained(tree)),
-      ),
-    )
+    chain = _frozen(chain, trained)
 
   def init(params):
     check(params)

@@ -161,13 +161,18 @@ def shardings(
   )
 
 
-def check_batch(batch_size: int, mesh: Mesh, processes: int | None = None):
+def check_batch(
+  batch_size: int,
+  mesh: Mesh,
+  processes: int | None = None,
+  name: str = 'data.batch_size',
+):
   """Raises ValueError unless the mesh divides the global batch."""
   processes = jax.process_count() if processes is None else processes
   shards = _size(mesh, BATCH_AXES)
   if batch_size % shards or batch_size % processes or not batch_size:
     raise ValueError(
-      f'data.batch_size={batch_size} is not divided by the mesh: data * fsdp '
+      f'{name}={batch_size} is not divided by the mesh: data * fsdp '
       f'= {shards} shards over {processes} process(es); use a multiple of '
       f'{math.lcm(shards, processes)}, or a smaller mesh.'
     )
@@ -175,6 +180,8 @@ def check_batch(batch_size: int, mesh: Mesh, processes: int | None = None):
 
 def _narrow(path: str, x) -> np.ndarray:
   """64-bit numbers -> 32-bit ones, refusing what would wrap around."""
+  if isinstance(x, jax.ShapeDtypeStruct):
+    return x
   x = np.asarray(x)
   if x.dtype == np.float64:
     return x.astype(np.float32)
@@ -190,6 +197,10 @@ def _narrow(path: str, x) -> np.ndarray:
   return x
 
 
+def _dtype(x) -> np.dtype:
+  return np.dtype(x.dtype) if hasattr(x, 'dtype') else np.asarray(x).dtype
+
+
 def device_part(batch: types.Batch) -> dict[str, Any]:
   """The part of a host batch that a device can hold, narrowed to 32 bits.
 
@@ -201,7 +212,7 @@ def device_part(batch: types.Batch) -> dict[str, Any]:
     if key in types.HOST_KEYS or value is None:
       continue
     leaves = jax.tree.leaves(value)
-    if any(np.asarray(x).dtype.kind not in 'biufV' for x in leaves):
+    if any(_dtype(x).kind not in 'biufV' for x in leaves):
       continue
     kept[key] = map_paths(lambda p, x, k=key: _narrow(f'{k}/{p}', x), value)
   return kept

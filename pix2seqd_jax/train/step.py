@@ -118,6 +118,16 @@ def _make_step(model, optimizer, ema_decay, ema_warmup, accumulate):
   return step_fn
 
 
+def _check_division(batch, accumulate: int, mesh: Mesh) -> None:
+  size = jax.tree.leaves(batch)[0].shape[0]
+  if accumulate < 1 or size % accumulate:
+    raise ValueError(
+      f'optimizer.accumulate={accumulate} does not divide '
+      f'data.batch_size={size}; choose a divisor.'
+    )
+  sharding.check_batch(size // accumulate, mesh, processes=1)
+
+
 def make_train_step(
   model: types.Model,
   optimizer: Any,
@@ -133,12 +143,11 @@ def make_train_step(
   Args:
     model: gives loss_fn(params, batch, rng) -> (loss, Aux).
     optimizer: an `optimizer.Optimizer` or an optax transformation.
-    mesh: where; the batch must be split by `sharding.put_batch` on it.
+    mesh: of the state, and of the batch (from `sharding.put_batch`).
     rules: the rules with which the state was made.
     ema_decay: of the average of net and stats, updated after the weights.
     ema_warmup: see `ema_decay_at`; off for parity with the reference.
-    accumulate: parts into which the batch is cut to save memory; the gradient
-      is their mean.
+    accumulate: parts of a batch, to save memory; their mean is the gradient.
 
   The scalars: those of Aux, `loss`, `grad_norm` (before clipping, of trained
   leaves), `param_norm` (after the update), `learning_rate`, and `is_finite`,
@@ -148,18 +157,11 @@ def make_train_step(
     ValueError: at the first call, when `accumulate` and the mesh do not divide
       the batch.
   """
-
   step_fn = _make_step(model, optimizer, ema_decay, ema_warmup, accumulate)
   compiled = None
 
   def build(old, batch):
-    size = jax.tree.leaves(batch)[0].shape[0]
-    if accumulate < 1 or size % accumulate:
-      raise ValueError(
-        f'optimizer.accumulate={accumulate} does not divide '
-        f'data.batch_size={size}; choose a divisor.'
-      )
-    sharding.check_batch(size // accumulate, mesh, processes=1)
+    _check_division(batch, accumulate, mesh)
     where = sharding.shardings(old, mesh, rules)
     whole = sharding.replicated(mesh)
     return jax.jit(
@@ -175,9 +177,8 @@ def make_train_step(
       compiled = build(old, batch)
     return compiled(old, batch, rng)
 
-  def lower(old, batch, rng):
-    """For cost analysis and ahead-of-time compilation."""
-    return build(old, batch).lower(old, batch, rng)
-
-  train_step.lower = lower
+  # For cost analysis and ahead-of-time compilation.
+  train_step.lower = lambda old, batch, rng: build(old, batch).lower(
+    old, batch, rng
+  )
   return train_step

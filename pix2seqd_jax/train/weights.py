@@ -179,6 +179,14 @@ def _copy_part(flat, loaded, entry, pair) -> tuple[dict[str, Any], list[str]]:
   return new, lines
 
 
+def _check_entry(entry) -> None:
+  if len(entry) != 4 or entry[3] not in RULES:
+    raise ValueError(
+      f'init_from: {entry!r} must be (directory, source prefix, target '
+      f'prefix, rule) with a rule of {RULES}.'
+    )
+
+
 def init_from(
   params: types.Params,
   entries: Sequence[tuple[str, str, str, str]],
@@ -208,11 +216,7 @@ def init_from(
   flat = sharding.flat_paths(params)
   report = []
   for entry in entries:
-    if len(entry) != 4 or entry[3] not in RULES:
-      raise ValueError(
-        f'init_from: {entry!r} must be (directory, source prefix, target '
-        f'prefix, rule) with a rule of {RULES}.'
-      )
+    _check_entry(entry)
     directory, source, target, rule = entry
     loaded = sharding.flat_paths(load_params(directory, step))
     copied: dict[str, Any] = {}
