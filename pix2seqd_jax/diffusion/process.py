@@ -121,7 +121,9 @@ class Process:
   def moment(self, t: Any) -> Moment:
     """The schedule at t. NumPy in, float64 out; JAX in, JAX out."""
     s = self.schedule
-    return Moment(t, s.alpha(t), s.sigma(t), s.alpha_dot(t), s.sigma_dot(t))
+    # Slopes may be infinite at the ends, where few need them.
+    with np.errstate(divide='ignore', invalid='ignore'):
+      return Moment(t, s.alpha(t), s.sigma(t), s.alpha_dot(t), s.sigma_dot(t))
 
   def mix(self, x_0: State, x_1: State, t: Time) -> State:
     """x_t, by equation (1)."""
