@@ -33,7 +33,7 @@ class MeanIoU(NamedTuple):
   def from_maps(
     cls,
     truth: Integer[np.ndarray, 'h w'],
-    pred: Integer[np.ndarray, 'h w'],
+    pred: Integer[np.ndarray, 'h2 w2'],
     categories: Sequence[types.Category],
   ) -> 'MeanIoU':
     """The state of one picture, from two maps of class numbers.

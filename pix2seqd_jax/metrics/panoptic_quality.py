@@ -49,7 +49,7 @@ class PanopticQuality(NamedTuple):
     cls,
     truth_ids: Integer[np.ndarray, 'h w'],
     truth_segments: Sequence[types.Segment],
-    pred_ids: Integer[np.ndarray, 'h w'],
+    pred_ids: Integer[np.ndarray, 'h2 w2'],
     pred_segments: Sequence[types.Segment],
     categories: Sequence[types.Category],
     *,
@@ -198,8 +198,7 @@ def intersections(
   truth, pred = truth_ids.ravel(), pred_ids.ravel()
   change = truth[1:] != truth[:-1]
   change |= pred[1:] != pred[:-1]
-  starts = np.flatnonzero(change)
-  starts += 1
+  starts = np.flatnonzero(change) + 1
   if truth.size:
     starts = np.concatenate([[0], starts])
   lengths = np.diff(starts, append=truth.size)

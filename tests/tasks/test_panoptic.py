@@ -175,7 +175,7 @@ def test_classes_of_segments():
   segments = [types.Segment(70_000, 2), types.Segment(3, 1)]
   ids = np.array([[70_000, 3, 0]])
   assert panoptic.semantic_of(ids, segments).tolist() == [[2, 1, 0]]
-  with pytest.raises(ValueError, match='no segment names: .*5'):
+  with pytest.raises(ValueError, match='no segment names'):
     panoptic.semantic_of(ids + 2, segments)
 
 
