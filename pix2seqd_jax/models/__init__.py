@@ -1,0 +1,3 @@
+"""One file, one paper. Importing the room registers every model."""
+
+from pix2seqd_jax.models import pix2seq_d as pix2seq_d

@@ -1,0 +1,125 @@
+"""Pix2Seq-D on microscopy nuclei: real files in COCO panoptic layout.
+
+  python -m pix2seqd_jax.run --config configs/pix2seq_d_nuclei.py \
+    --workdir runs/nuclei --mode train --config.data.root=../shared/data/nuclei
+
+Variants: `:gpu` (256 x 256 pictures, 128 x 128 masks, bf16, one GPU),
+`:smoke` (seconds, for tests). Expected: see benchmarks/RESULTS.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+VARIANTS = ('gpu', 'smoke')
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  chosen = common.variants(arg, VARIANTS)
+  gpu = 'gpu' in chosen
+  config = ConfigDict()
+  config.seed = 0
+
+  config.data = ConfigDict(
+    {
+      'name': 'coco_panoptic',
+      'root': '../shared/data/nuclei',
+      'source': {},
+      'train': {
+        'images': 'train',
+        'panoptic': 'panoptic_train',
+        'annotations': 'annotations/panoptic_train.json',
+      },
+      'eval': {
+        'images': 'val',
+        'panoptic': 'panoptic_val',
+        'annotations': 'annotations/panoptic_val.json',
+      },
+      'num_classes': 2,
+      'max_instances': 256 if gpu else 128,
+      'image_size': (256, 256) if gpu else (128, 128),
+      'mask_size': (128, 128) if gpu else (64, 64),
+      'id_order': 'raster',
+      'encode': 'device',
+      'train_transforms': (
+        ('scale_jitter', {'scale': (1.0, 2.0)}),
+        ('fixed_size_crop', {'independent': True}),
+        ('random_flip', {}),
+        ('color_jitter', {'strength': 0.5}),
+        ('pad', {}),
+      ),
+      'eval_transforms': (('resize_to_fit', {}), ('pad', {})),
+      'batch_size': 32 if gpu else 8,
+      'num_threads': 16 if gpu else 2,
+    }
+  )
+
+  config.model = ConfigDict(
+    {
+      'name': 'pix2seq_d',
+      'encoder': {
+        'width_multiplier': 1.0 if gpu else 0.25,
+        'blocks': (3, 4, 6) if gpu else (1, 1, 1),
+        'dim': 256 if gpu else 128,
+        'num_layers': 4 if gpu else 2,
+        'num_heads': 8 if gpu else 4,
+        'mlp_dim': 1024 if gpu else 256,
+        'dropout': 0.1 if gpu else 0.0,
+        'drop_path': 0.1 if gpu else 0.0,
+      },
+      'merge': {'out_dim': 128 if gpu else 64},
+      'denoiser': {
+        'dim': 64 if gpu else 32,
+        'multipliers': (1, 1, 2, 2) if gpu else (1, 2, 2),
+        'num_res_blocks': (1, 1, 1, 1) if gpu else (1, 1, 1),
+        'transformer_dim': 256 if gpu else 128,
+        'transformer_blocks': 4 if gpu else 2,
+        'head_dim': 32,
+        'time_scaling': 1000.0,
+      },
+      'schedule': ('cosine', {}),
+      'class_bits': 2,
+      'instance_bits': 8 if gpu else 7,
+      'scale': 0.5 if gpu else 1.0,
+      'conditional': 'cat+attn',
+      'loss_kind': 'softmax',
+      'loss_weight': 0.2,
+      'self_condition_rate': 0.0,
+      'dtype': 'bfloat16' if gpu else 'float32',
+      'remat': False,
+    }
+  )
+  config.task = ConfigDict(
+    {'name': 'panoptic', 'min_pixels': 20, 'merge_stuff': True}
+  )
+  config.sample = ConfigDict(
+    {
+      'steps': 20,
+      'td': 2.0,
+      'stepper': 'ddim',
+      'stepper_args': {},
+      'seed': 0,
+    }
+  )
+  config.optimizer = common.adamw(
+    1e-3, warmup_steps=200, ema_decay=0.998, weight_decay=0.01
+  )
+  config.train = ConfigDict(
+    {
+      'steps': 20_000 if gpu else 6000,
+      'log_every': 50,
+      'save_every': 500,
+      'eval_every': 2000,
+      'keep': 2,
+      'best_metric': 'pq_class/nucleus',
+      'num_panels': 8,
+    }
+  )
+  config.eval = ConfigDict(
+    {'batch_size': 32 if gpu else 16, 'num_examples': 0, 'use_ema': True}
+  )
+
+  config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
+  config.shard_rules = common.single_device_rules()
+  config.init_from = ()
+  return common.smoke(config) if 'smoke' in chosen else config

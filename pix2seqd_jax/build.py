@@ -1,0 +1,337 @@
+"""Config -> the parts of a run. The only file that reads a config's values.
+
+Everything here fails before compilation, with the key, the value, the rule and
+the fix.
+"""
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from pix2seqd_jax import data as data_room
+from pix2seqd_jax import models as models_room
+from pix2seqd_jax import recipe
+from pix2seqd_jax import tasks as tasks_room
+from pix2seqd_jax.data import pipeline as data_pipeline
+from pix2seqd_jax.data import transforms
+from pix2seqd_jax.diffusion import grids, steppers
+from pix2seqd_jax.registry import DATASETS, MODELS, TASKS, did_you_mean
+from pix2seqd_jax.train import evaluate, optimizer, sharding, step
+from pix2seqd_jax.types import Batch, Category, Grid, Meta
+
+# Transforms whose `size` is data.image_size unless the config says otherwise.
+_SIZED = ('scale_jitter', 'fixed_size_crop', 'resize_to_fit', 'pad')
+# Paths of a source that are read from data.root on.
+_BELOW_ROOT = ('images', 'panoptic', 'annotations')
+_ROOMS = (data_room, models_room, tasks_room)  # imported: names are registered
+
+
+class Loop(NamedTuple):
+  """The lengths and intervals of a run, in steps."""
+
+  steps: int
+  log_every: int
+  save_every: int
+  eval_every: int
+  keep: int
+  best_metric: str
+  num_panels: int
+
+
+class Experiment:
+  """The parts of a run, each built when it is first asked for.
+
+  Args:
+    config: a recipe from configs/, or the config.json of a work directory.
+    categories: the classes, where the data set itself is not at hand (a
+      checkpoint that is only used to predict).
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    categories: tuple[Category, ...] | None = None,
+  ):
+    self.config = recipe.plain(config)
+    self._categories = categories
+    recipe.check_keys('config', self.config)
+    for section in recipe.KEYS:
+      if section != 'config':
+        recipe.check_keys(section, self.config[section])
+    for key in ('model', 'task'):
+      if 'name' not in self.config[key]:
+        raise ValueError(f'config.{key} lacks name.')
+    self._check_numbers()
+
+  def _check_numbers(self):
+    positive = (
+      ('data', 'batch_size'),
+      ('data', 'num_classes'),
+      ('train', 'steps'),
+      ('train', 'log_every'),
+      ('eval', 'batch_size'),
+      ('sample', 'steps'),
+      ('optimizer', 'accumulate'),
+    )
+    for section, key in positive:
+      value = self.config[section][key]
+      if not (isinstance(value, int) and value >= 1):
+        raise ValueError(f'{section}.{key}={value!r} must be an integer >= 1.')
+    if self.config['data']['max_instances'] < 2:
+      raise ValueError(
+        f'data.max_instances={self.config["data"]["max_instances"]} counts the '
+        'null id 0, so that it must be at least 2.'
+      )
+    if self.config['data']['encode'] not in ('host', 'device'):
+      raise ValueError(
+        f'data.encode={self.config["data"]["encode"]!r} must be host or device.'
+      )
+
+  @property
+  def use_ema(self) -> bool:
+    return self.config['eval']['use_ema']
+
+  @property
+  def keeps_ema(self) -> bool:
+    return self.config['optimizer']['ema_decay'] > 0
+
+  @property
+  def init_from(self):
+    return self.config['init_from']
+
+  @property
+  def seed(self) -> int:
+    return self.config['seed']
+
+  @property
+  def loop(self) -> Loop:
+    return Loop(**self.config['train'])
+
+  @functools.cached_property
+  def mesh(self) -> jax.sharding.Mesh:
+    mesh = sharding.make_mesh(self.config['mesh'])
+    for key in ('data', 'eval'):
+      sharding.check_batch(
+        self.config[key]['batch_size'], mesh, name=f'{key}.batch_size'
+      )
+    return mesh
+
+  @property
+  def shard_rules(self):
+    return self.config['shard_rules']
+
+  # Data.
+
+  def source(self, split: str):
+    """The examples of 'train' or 'eval'."""
+    data = self.config['data']
+    kwargs = {**data['source'], **data[split]}
+    for key in _BELOW_ROOT:
+      if key in kwargs:
+        kwargs[key] = os.path.join(data['root'], kwargs[key])
+    source = recipe.construct('data.source', DATASETS[data['name']], kwargs)
+    if len(source.categories) != data['num_classes']:
+      raise ValueError(
+        f'data.num_classes={data["num_classes"]} but {data["name"]} has '
+        f'{len(source.categories)} classes; set data.num_classes='
+        f'{len(source.categories)}.'
+      )
+    return source
+
+  @functools.cached_property
+  def categories(self) -> tuple[Category, ...]:
+    return self._categories or self.source('eval').categories
+
+  def transform(self, split: str):
+    """The host transforms of a split: the config's, padding, the labels."""
+    data = self.config['data']
+    pairs = []
+    for name, kwargs in data[f'{split}_transforms']:
+      if name in _SIZED:
+        kwargs = {'size': data['image_size'], **kwargs}
+      pairs.append((name, kwargs))
+    labels = {
+      'size': data['mask_size'],
+      'max_instances': data['max_instances'],
+      'id_order': data['id_order'],
+    }
+    return transforms.build_transforms((*pairs, ('labels', labels)))
+
+  @functools.cached_property
+  def _encode_on_host(self):
+    if self.config['data']['encode'] == 'device':
+      return None
+    model = self.model
+    return lambda semantic, instance: np.asarray(
+      model.encode_labels(semantic, instance)
+    )
+
+  def train_batches(self, start_step: int = 0) -> Iterator[Batch]:
+    """Batch number `start_step` and all that follow, without end."""
+    data = self.config['data']
+    return data_pipeline.train_batches(
+      self.source('train'),
+      self.transform('train'),
+      batch_size=data['batch_size'],
+      seed=self.seed,
+      start_step=start_step,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      num_threads=data['num_threads'],
+      encode=self._encode_on_host,
+    )
+
+  def eval_batches(self, num_examples: int | None = None) -> Iterator[Batch]:
+    """Every example of the eval split once; the last batch is padded."""
+    return data_pipeline.eval_batches(
+      self.source('eval'),
+      self.transform('eval'),
+      batch_size=self.config['eval']['batch_size'],
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      num_examples=num_examples or self.config['eval']['num_examples'] or None,
+    )
+
+  def abstract_batch(self, batch_size: int = 1) -> dict[str, Any]:
+    """Shapes of a training batch, without any data."""
+    data = self.config['data']
+    image, mask = data['image_size'], data['mask_size']
+    shapes = {
+      'image': ((*image, 3), np.uint8),
+      'valid': (image, np.bool_),
+      'semantic': (mask, np.int32),
+      'instance': (mask, np.int32),
+      'is_real': ((), np.bool_),
+    }
+    return {
+      key: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+      for key, (shape, dtype) in shapes.items()
+    }
+
+  # The method.
+
+  @functools.cached_property
+  def model(self):
+    data = self.config['data']
+    kwargs = dict(self.config['model'])
+    entry = MODELS[kwargs.pop('name')]
+    for key in ('num_classes', 'max_instances', 'image_size', 'mask_size'):
+      if key in kwargs:
+        raise ValueError(f'config.model.{key} is set by data.{key}; remove it.')
+      kwargs[key] = data[key]
+    return recipe.construct('model', entry, kwargs)
+
+  @functools.cached_property
+  def task(self):
+    kwargs = dict(self.config['task'])
+    entry = TASKS[kwargs.pop('name')]
+    return recipe.construct(
+      'task', entry, {**kwargs, 'categories': self.categories}
+    )
+
+  @functools.cached_property
+  def learning_rate(self):
+    config = self.config['optimizer']
+    return optimizer.make_schedule(
+      config['schedule'],
+      base=config['learning_rate'],
+      warmup_steps=config['warmup_steps'],
+      total_steps=self.loop.steps,
+      end_factor=config['end_factor'],
+    )
+
+  @functools.cached_property
+  def optimizer(self):
+    config = self.config['optimizer']
+    rest = (
+      'schedule',
+      'learning_rate',
+      'warmup_steps',
+      'end_factor',
+      'accumulate',
+      'ema_decay',
+      'ema_warmup',
+      'name',
+    )
+    return optimizer.make_optimizer(
+      config['name'],
+      self.learning_rate,
+      **{k: v for k, v in config.items() if k not in rest},
+    )
+
+  # Sampling.
+
+  def grid(self, steps: int | None = None, td: float | None = None) -> Grid:
+    """The times of sampling; arguments override the config's."""
+    config = self.config['sample']
+    grid = grids.uniform(
+      config['steps'] if steps is None else steps,
+      td=config['td'] if td is None else td,
+    )
+    self.model.process.check(grid.now)
+    return grid
+
+  @property
+  def stepper(self):
+    config = self.config['sample']
+    known = steppers.STEPPERS
+    if config['stepper'] not in known:
+      raise ValueError(
+        f'sample.stepper={config["stepper"]!r} is unknown.'
+        f'{did_you_mean(config["stepper"], known)} Known: {", ".join(known)}.'
+      )
+    return recipe.construct(
+      'sample.stepper_args', known[config['stepper']], config['stepper_args']
+    )
+
+  def sample_fn(self, steps=None, td=None, num_samples=1):
+    """(params, inputs, keys) -> Raw, compiled once a shape and steps."""
+    return evaluate.make_sampler(
+      self.model,
+      grid=self.grid(steps, td),
+      stepper=self.stepper,
+      num_samples=num_samples,
+      mesh=self.mesh,
+    )
+
+  @property
+  def sample_seed(self) -> int:
+    return self.config['sample']['seed']
+
+  def single(self, example: Mapping[str, Any]) -> tuple[Batch, Meta]:
+    """One picture through the eval transforms: (device inputs, its meta)."""
+    batch = next(
+      data_pipeline.eval_batches(
+        [example], self.transform('eval'), batch_size=1
+      )
+    )
+    return sharding.device_part(_inputs(batch)), batch['meta'][0]
+
+  def train_step(self) -> step.TrainStep:
+    """(state, batch, rng) -> (state, scalars)."""
+    config = self.config['optimizer']
+    return step.make_train_step(
+      self.model,
+      self.optimizer,
+      mesh=self.mesh,
+      rules=self.shard_rules,
+      ema_decay=config['ema_decay'],
+      ema_warmup=config['ema_warmup'],
+      accumulate=config['accumulate'],
+    )
+
+  def check(self) -> None:
+    """Builds what can be wrong, before anything is written or compiled."""
+    _ = self.mesh, self.model, self.task, self.optimizer, self.stepper
+    self.grid()
+    self.transform('train')
+    self.source('train')
+
+
+def _inputs(batch):
+  return {k: batch[k] for k in ('image', 'valid')}

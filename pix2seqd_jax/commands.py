@@ -1,0 +1,179 @@
+"""The three modes as functions: what run.py, a Colab and the tests call.
+
+A work directory holds: config.json categories.json checkpoints/N frozen/
+metrics.jsonl events.* predictions/.
+"""
+
+import contextlib
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+
+from pix2seqd_jax import build, pipeline, visualize
+from pix2seqd_jax import workdir as workdirs
+from pix2seqd_jax.train import evaluate as evaluate_lib
+from pix2seqd_jax.train import log, loop, state
+
+_POLL_SECONDS = 5.0
+
+
+def train(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike
+) -> state.TrainState:
+  """Trains, or goes on where the work directory stopped.
+
+  Args:
+    config: the recipe.
+    workdir: a folder, made if it does not exist.
+
+  Returns:
+    The last TrainState; its step is below train.steps if the run was stopped.
+
+  Raises:
+    ValueError: the config is wrong, or it is not the config of this folder.
+  """
+  experiment = build.Experiment(config)
+  experiment.check()
+  folder = pathlib.Path(workdir)
+  workdirs.save(experiment, folder)
+  settings = experiment.loop
+  with (
+    contextlib.closing(log.default_writer(folder)) as writer,
+    workdirs.checkpointer(experiment, folder) as checkpointer,
+  ):
+    train_state, report = workdirs.start(experiment, checkpointer)
+    if report:
+      writer.write_texts(int(train_state.step), {'run': report})
+    if not int(train_state.step):
+      table = log.parameter_table(train_state.params)
+      (folder / 'parameters.txt').write_text(table + '\n')
+
+    def evaluate_state(current, step):
+      params = state.eval_params(current, experiment.use_ema)
+      return evaluate_params(experiment, params, writer=writer, step=step)
+
+    return loop.train(
+      state=train_state,
+      train_step=experiment.train_step(),
+      batches_from=experiment.train_batches,
+      num_steps=settings.steps,
+      rng=jax.random.key(experiment.seed),
+      mesh=experiment.mesh,
+      checkpointer=checkpointer,
+      writer=writer,
+      log_every=settings.log_every,
+      save_every=settings.save_every,
+      eval_every=settings.eval_every,
+      eval_fn=evaluate_state,
+    )
+
+
+def evaluate_params(
+  experiment: build.Experiment,
+  params,
+  *,
+  writer: log.MetricWriter | None = None,
+  step: int = 0,
+  steps: int | None = None,
+  td: float | None = None,
+) -> dict[str, float]:
+  """The task's metrics over the eval split, with panels for the writer.
+
+  Args:
+    experiment: the parts.
+    params: of the model, on any device.
+    writer: gets train.num_panels strips: picture, truth, prediction.
+    step: under which the panels are written.
+    steps, td: of sampling; None is the config's.
+  """
+  panels = {}
+
+  def draw(found, meta):
+    if writer is None or len(panels) >= experiment.loop.num_panels:
+      return
+    truth = meta['truth']
+    ids, segments = experiment.task.segments(found)
+    panels[f'eval/{len(panels)}'] = visualize.panel(
+      meta['image'],
+      (truth['ids'], truth['segments']),
+      (ids, segments),
+      experiment.categories,
+    )
+
+  results = evaluate_lib.evaluate(
+    experiment.model,
+    experiment.task,
+    params,
+    experiment.eval_batches(),
+    sample_fn=experiment.sample_fn(steps, td),
+    seed=experiment.sample_seed,
+    mesh=experiment.mesh,
+    on_example=draw,
+  )
+  if writer is not None:
+    writer.write_images(step, panels)
+  return results
+
+
+def evaluate(
+  workdir: str | os.PathLike,
+  config: ml_collections.ConfigDict | None = None,
+  *,
+  step: str | int = '',
+  watch: bool = False,
+) -> dict[str, float]:
+  """Evaluates a checkpoint, or with `watch` each new one as it comes.
+
+  Args:
+    workdir: of the run; the results go to its metrics.jsonl and event files.
+    config: None is the config of the work directory.
+    step: of the checkpoint, or 'best'; empty is the newest.
+    watch: goes on until the checkpoint of train.steps has been evaluated.
+
+  Returns:
+    The last metrics.
+  """
+  folder = pathlib.Path(workdir)
+  experiment = workdirs.load(folder, config)
+  done, results = None, {}
+  with contextlib.closing(log.default_writer(folder)) as writer:
+    while True:
+      found = workdirs.find_step(folder, step, wait=watch)
+      if found is not None and found != done:
+        params = workdirs.load_params(experiment, folder, found)
+        results = evaluate_params(experiment, params, writer=writer, step=found)
+        scalars = {f'eval/{k}': v for k, v in results.items()}
+        writer.write_scalars(found, scalars)
+        writer.flush()
+        done = found
+      if not watch or done == experiment.loop.steps:
+        return results
+      time.sleep(_POLL_SECONDS)
+
+
+def predict(
+  workdir: str | os.PathLike,
+  inputs: Sequence[str | os.PathLike],
+  *,
+  output: str | os.PathLike = '',
+  config: ml_collections.ConfigDict | None = None,
+  step: str | int = '',
+) -> pathlib.Path:
+  """Pictures -> COCO panoptic PNG + JSON and overlays; see Pipeline.predict.
+
+  Raises:
+    ValueError: there is no picture, or one cannot be read.
+  """
+  if not inputs:
+    raise ValueError('--inputs is empty; name a picture or a folder of them.')
+  folder = pathlib.Path(workdir)
+  pipe = pipeline.Pipeline.from_pretrained(
+    folder, step=step or None, config=config
+  )
+  where = pipe.predict(inputs, output or folder / 'predictions')
+  print(f'Wrote {where}/panoptic.json, {where}/panoptic/, {where}/overlays/.')
+  return where

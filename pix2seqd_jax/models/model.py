@@ -1,0 +1,214 @@
+"""What every diffusion method shares: one training loss, one sampling call.
+
+A paper fills in `encode`, `source`, `target` and `denoise`; `loss_fn` and
+`sample` follow from equation (1), x_t = alpha(t) x_0 + sigma(t) x_1.
+"""
+
+import abc
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pix2seqd_jax.diffusion import process as process_lib
+from pix2seqd_jax.diffusion import sampling, times
+from pix2seqd_jax.types import (
+  Aux,
+  Batch,
+  Condition,
+  Encoded,
+  Grid,
+  Params,
+  Prediction,
+  State,
+  Weight,
+)
+
+
+class DiffusionModel(abc.ABC):
+  """The derived half of a model; see types.Model for what it must offer.
+
+  A subclass is a frozen dataclass with a `process` and the four blanks, and
+  may set `self_condition_rate` (the share of examples that are trained with a
+  first estimate of x_0 beside x_t), `returns` (what the sampler hands back)
+  and `loss` (when it is not the squared error of the regression target).
+  """
+
+  process: process_lib.Process
+  times: Any = times.Uniform()
+  self_condition_rate: float = 0.0
+  returns: str = 'last_x0'
+
+  @abc.abstractmethod
+  def encode(
+    self, params: Params, batch: Batch, rng: Any, *, train: bool = False
+  ) -> Encoded:
+    """Inputs -> condition, once a picture, however many steps follow."""
+
+  @abc.abstractmethod
+  def source(
+    self,
+    params: Params,
+    batch: Batch,
+    encoded: Encoded,
+    keys: Any,
+    *,
+    train: bool = False,
+  ) -> State:
+    """x_1, from one key an example."""
+
+  @abc.abstractmethod
+  def target(
+    self, params: Params, batch: Batch, rng: Any
+  ) -> tuple[State, Weight]:
+    """x_0 from the labels, and the weight of each element's loss (or None)."""
+
+  @abc.abstractmethod
+  def denoise(
+    self,
+    params: Params,
+    x_t: State,
+    t: Any,
+    condition: Condition,
+    *,
+    previous: State | None = None,
+    train: bool = False,
+    rng: Any = None,
+  ) -> Prediction:
+    """One call of the network at time t [b]."""
+
+  def loss(
+    self, prediction: Prediction, x_0: State, x_1: State, t: Any, batch: Batch
+  ) -> State:
+    """The loss of each element, before weights: here the squared error."""
+    wanted = self.process.regression_target(x_0, x_1, t)
+    return jax.tree.map(
+      lambda ours, theirs: jnp.square(ours - theirs), prediction.value, wanted
+    )
+
+  def loss_fn(self, params: Params, batch: Batch, rng: Any):
+    """The training loss of a batch: (scalar, Aux(scalars, stats))."""
+    k_encode, k_target, k_source, k_time, k_net = jax.random.split(rng, 5)
+    num_examples = batch['image'].shape[0]
+    encoded = self.encode(params, batch, k_encode, train=True)
+    x_0, weight = self.target(params, batch, k_target)
+    x_1 = self.source(
+      params,
+      batch,
+      encoded,
+      jax.random.split(k_source, num_examples),
+      train=True,
+    )
+    t = self.times.sample(k_time, num_examples)
+    loss = self.loss_at(
+      params, batch, encoded, x_0, x_1, t, weight, train=True, rng=k_net
+    )
+    return loss, Aux(scalars={}, stats=encoded.stats)
+
+  def loss_at(
+    self,
+    params: Params,
+    batch: Batch,
+    encoded: Encoded,
+    x_0: State,
+    x_1: State,
+    t: Any,
+    weight: Weight,
+    *,
+    train: bool,
+    rng: Any = None,
+  ):
+    """The mean weighted loss at given noise and times: all of the randomness
+    but dropout is in the arguments."""
+    k_first, k_net = (None, None) if rng is None else jax.random.split(rng)
+    x_t = self.process.mix(x_0, x_1, t)
+    previous = None
+    if self.self_condition_rate > 0:
+      previous = self._first_estimate(
+        params, x_t, t, encoded.condition, train=train, rng=k_first
+      )
+    prediction = self.denoise(
+      params,
+      x_t,
+      t,
+      encoded.condition,
+      previous=previous,
+      train=train,
+      rng=k_net,
+    )
+    losses = self.loss(prediction, x_0, x_1, t, batch)
+    if weight is not None:
+      losses = jax.tree.map(jnp.multiply, losses, weight)
+    return sum(jnp.mean(leaf) for leaf in jax.tree.leaves(losses))
+
+  def _first_estimate(self, params, x_t, t, condition, *, train, rng):
+    """x_0 estimated from nothing, for the first rate x b examples; zeros for
+    the rest (the reference's data self-conditioning). No gradient."""
+    zeros = jax.tree.map(jnp.zeros_like, x_t)
+    first = self.denoise(
+      params, x_t, t, condition, previous=zeros, train=train, rng=rng
+    )
+    estimate = self.process.endpoints(x_t, first.value, t).x_0
+    num_examples = t.shape[0]
+    told = jnp.arange(num_examples) < int(
+      num_examples * self.self_condition_rate
+    )
+
+    def keep(leaf):
+      where = told.reshape((-1,) + (1,) * (leaf.ndim - 1))
+      return jax.lax.stop_gradient(jnp.where(where, leaf, 0))
+
+    return jax.tree.map(keep, estimate)
+
+  def sample(
+    self,
+    params: Params,
+    batch: Batch,
+    keys: Any,
+    *,
+    grid: Grid,
+    stepper: Any,
+    num_samples: int = 1,
+  ) -> State:
+    """Samples x_0 for each example; labels are neither needed nor read.
+
+    Args:
+      params: as from `init`; only read.
+      batch: inputs (see types.inputs_only).
+      keys: [b] typed PRNG keys, one an example, so that a sample does not
+        depend on the batch it is in.
+      grid: the times.
+      stepper: one of diffusion.steppers.
+      num_samples: samples of each example; with n > 1 the leading axis of
+        the result is [b * n], the samples of an example side by side.
+    """
+    encoded = self.encode(params, batch, None, train=False)
+    if num_samples > 1:
+      encoded, keys = _repeat(encoded, keys, num_samples)
+    k_source = jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys)
+    k_steps = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
+    x_1 = self.source(params, batch, encoded, k_source)
+
+    def denoise(x_t, t, previous):
+      return self.denoise(params, x_t, t, encoded.condition, previous=previous)
+
+    return sampling.sample(
+      denoise,
+      self.process,
+      x_1,
+      k_steps,
+      grid=grid,
+      stepper=stepper,
+      returns=self.returns,
+      self_condition=self.self_condition_rate > 0,
+    )
+
+
+def _repeat(encoded, keys, num_samples):
+  """Every example n times, side by side, with keys of its own."""
+  condition = jax.tree.map(
+    lambda leaf: jnp.repeat(leaf, num_samples, axis=0), encoded.condition
+  )
+  fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+  keys = jax.vmap(fold, in_axes=(0, None))(keys, jnp.arange(num_samples))
+  return encoded._replace(condition=condition), keys.reshape(-1)

@@ -1,0 +1,135 @@
+"""Configs as plain dicts: their keys, their text, calls by keyword.
+
+Unknown keys are refused: a key that nothing reads is a typing error.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from pix2seqd_jax.registry import did_you_mean
+
+# Every key of a config, section by section. A `...` section passes what is
+# left to the constructor of the class that its `name` names.
+KEYS = {
+  'config': (
+    'seed',
+    'data',
+    'model',
+    'task',
+    'sample',
+    'optimizer',
+    'train',
+    'eval',
+    'mesh',
+    'shard_rules',
+    'init_from',
+  ),
+  'data': (
+    'name',
+    'root',
+    'source',
+    'train',
+    'eval',
+    'num_classes',
+    'max_instances',
+    'image_size',
+    'mask_size',
+    'id_order',
+    'encode',
+    'train_transforms',
+    'eval_transforms',
+    'batch_size',
+    'num_threads',
+  ),
+  'sample': ('steps', 'td', 'stepper', 'stepper_args', 'seed'),
+  'optimizer': (
+    'name',
+    'learning_rate',
+    'schedule',
+    'warmup_steps',
+    'end_factor',
+    'b1',
+    'b2',
+    'eps',
+    'weight_decay',
+    'decay_mask',
+    'clip_norm',
+    'groups',
+    'freeze',
+    'accumulate',
+    'ema_decay',
+    'ema_warmup',
+  ),
+  'train': (
+    'steps',
+    'log_every',
+    'save_every',
+    'eval_every',
+    'keep',
+    'best_metric',
+    'num_panels',
+  ),
+  'eval': ('batch_size', 'num_examples', 'use_ema'),
+}
+
+
+def from_plain(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """What JSON made of a config -> a ConfigDict; lists become tuples again."""
+  return ml_collections.ConfigDict(_tuples(config))
+
+
+def _tuples(value):
+  if isinstance(value, Mapping):
+    return {k: _tuples(v) for k, v in value.items()}
+  return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def plain(value):
+  """ConfigDicts and FrozenConfigDicts -> dicts, tuples -> tuples."""
+  if isinstance(value, ml_collections.ConfigDict):
+    value = value.to_dict()
+  if isinstance(value, Mapping):
+    return {k: plain(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return tuple(plain(v) for v in value)
+  return value
+
+
+def check_keys(section: str, found: Mapping[str, Any], optional=()):
+  known = KEYS[section]
+  for key in found:
+    if key not in known:
+      where = key if section == 'config' else f'{section}.{key}'
+      raise ValueError(
+        f'config.{where} is unknown.{did_you_mean(key, known)} '
+        f'Known in {section}: {", ".join(known)}.'
+      )
+  missing = [k for k in known if k not in found and k not in optional]
+  if missing:
+    raise ValueError(f'config: {section} lacks {", ".join(missing)}.')
+
+
+def construct(kind: str, entry, kwargs: Mapping[str, Any]):
+  """entry(**kwargs), with an error that names the key that does not fit."""
+  parameters = inspect.signature(entry).parameters
+  for key in kwargs:
+    if key not in parameters:
+      raise ValueError(
+        f'config.{kind}.{key} is unknown to {entry.__name__}.'
+        f'{did_you_mean(key, parameters)} Known: {", ".join(parameters)}.'
+      )
+  missing = [
+    k
+    for k, p in parameters.items()
+    if p.default is inspect.Parameter.empty
+    and k not in kwargs
+    and p.kind is not inspect.Parameter.VAR_KEYWORD
+  ]
+  if missing:
+    raise ValueError(
+      f'config.{kind} lacks {", ".join(missing)}, which {entry.__name__} needs.'
+    )
+  return entry(**kwargs)

@@ -1,0 +1,73 @@
+"""The command line: one config, one work directory, three modes.
+
+  python -m pix2seqd_jax.run --config configs/pix2seq_d_shapes.py \
+    --workdir runs/shapes --mode train
+  python -m pix2seqd_jax.run --workdir runs/shapes --mode eval [--watch]
+  python -m pix2seqd_jax.run --workdir runs/shapes --mode predict \
+    --inputs pictures/ --output predictions/
+
+`eval` and `predict` take the config from the work directory where none is
+given. Any value is overridden as `--config.sample.steps=50`.
+"""
+
+import os
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from pix2seqd_jax import commands
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'The recipe.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the run.')
+_MODE = flags.DEFINE_enum(
+  'mode', 'train', ('train', 'eval', 'predict'), 'What to do.'
+)
+_WATCH = flags.DEFINE_bool(
+  'watch', False, 'eval: every new checkpoint, until train.steps is reached.'
+)
+_STEP = flags.DEFINE_string(
+  'step', '', "eval, predict: a checkpoint's step, or 'best'; empty: newest."
+)
+_INPUTS = flags.DEFINE_multi_string(
+  'inputs', [], 'predict: a picture or a folder of pictures; may be repeated.'
+)
+_OUTPUT = flags.DEFINE_string(
+  'output', '', 'predict: where to write; empty: WORKDIR/predictions.'
+)
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+  config, workdir = _CONFIG.value, _WORKDIR.value
+  try:
+    if _MODE.value == 'train':
+      if config is None:
+        raise ValueError('--mode=train needs --config=configs/NAME.py.')
+      commands.train(config, workdir)
+    elif _MODE.value == 'eval':
+      commands.evaluate(workdir, config, step=_STEP.value, watch=_WATCH.value)
+    else:
+      commands.predict(
+        workdir,
+        _INPUTS.value,
+        output=_OUTPUT.value,
+        config=config,
+        step=_STEP.value,
+      )
+  except (ValueError, OSError) as error:
+    # Our own errors say what is wrong and how to mend it: no traceback.
+    if os.environ.get('PIX2SEQD_TRACEBACK'):
+      raise
+    sys.exit(f'{type(error).__name__}: {error}')
+
+
+def run():
+  """The entry point of the command `pix2seqd`."""
+  flags.mark_flag_as_required('workdir')
+  app.run(main)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,156 @@
+"""A run's folder: config, categories, checkpoints, frozen weights, logs."""
+
+import os
+import pathlib
+
+import jax
+import ml_collections
+
+from pix2seqd_jax import build, recipe
+from pix2seqd_jax.data import categories
+from pix2seqd_jax.train import checkpoint, resume, sharding, state, weights
+from pix2seqd_jax.types import Params
+
+_CATEGORIES = 'categories.json'
+# These may change when a run goes on: they change no number.
+_FREE = ('data.num_threads', 'data.root')
+
+
+def load(
+  folder: str | os.PathLike,
+  config: ml_collections.ConfigDict | None = None,
+) -> build.Experiment:
+  """The experiment of a folder; `config` stands in for its config.json.
+
+  Raises:
+    ValueError: the folder holds no run, or a run of another model.
+  """
+  folder = pathlib.Path(folder)
+  found = resume.load_config(folder)
+  if found is None:
+    raise ValueError(
+      f'{folder}/{resume.FILE} does not exist; name the workdir of a run.'
+    )
+  if config is None:
+    config = recipe.from_plain(found)
+  else:
+    plain = recipe.plain(config)
+    resume.check_resume(folder, plain, frozen_keys=('model',))
+  classes = categories.read_categories(folder / _CATEGORIES)
+  return build.Experiment(config, classes)
+
+
+def save(experiment: build.Experiment, folder: pathlib.Path) -> None:
+  """Writes config.json and categories.json.
+
+  Raises:
+    ValueError: the folder holds a run of another model, data set, optimizer
+      or seed.
+  """
+  resume.check_resume(folder, experiment.config, free=_FREE)
+  if jax.process_index() == 0:
+    folder.mkdir(parents=True, exist_ok=True)
+    categories.write_categories(folder / _CATEGORIES, experiment.categories)
+    resume.save_config(folder, experiment.config)
+
+
+def checkpointer(
+  experiment: build.Experiment, folder: pathlib.Path
+) -> checkpoint.Checkpointer:
+  """What saves and restores this run's states."""
+  loop = experiment.loop
+  return checkpoint.Checkpointer(
+    folder / weights.FOLDER,
+    keep=loop.keep,
+    best_metric=loop.best_metric or None,
+  )
+
+
+def start(
+  experiment: build.Experiment, saved: checkpoint.Checkpointer
+) -> tuple[state.TrainState, str]:
+  """The newest state of the run, or a new one, and what to tell of it."""
+  args = (
+    experiment.abstract_batch(),
+    experiment.mesh,
+    experiment.shard_rules,
+    experiment.keeps_ema,
+  )
+  model, optimizer = experiment.model, experiment.optimizer
+  if saved.latest_step() is not None:
+    found = saved.restore(state.abstract_state(model, optimizer, *args))
+    return found, f'going on from the checkpoint of step {int(found.step)}'
+  k_init = jax.random.fold_in(jax.random.key(experiment.seed), 2**31 - 1)
+  new = state.create_state(model, optimizer, k_init, *args)
+  if not experiment.init_from:
+    return new, ''
+  params, report = weights.init_from(new.params, experiment.init_from)
+  return state.with_params(new, params), report
+
+
+def find_step(
+  folder: str | os.PathLike, step: str | int = '', *, wait: bool = False
+) -> int | None:
+  """'' -> the newest checkpoint's step, 'best' -> the best, '500' -> 500.
+
+  Raises:
+    ValueError: there is none, unless `wait`, which returns None.
+  """
+  steps = weights.steps_in(folder)
+  if step == 'best':
+    found = weights.best_step_in(folder)
+  elif step == '':
+    found = steps[-1] if steps else None
+  elif str(step).isdigit():
+    found = int(step)
+  else:
+    raise ValueError(f"step={step!r} must be a number, 'best' or empty.")
+  if found not in steps and not wait:
+    raise ValueError(
+      f'{folder} has no checkpoint {step or "at all"!r}; its steps are {steps}.'
+    )
+  return found if found in steps else None
+
+
+def load_params(
+  experiment: build.Experiment,
+  folder: str | os.PathLike,
+  step: int,
+  ema: bool | None = None,
+) -> Params:
+  """The parameters of a checkpoint, laid out by the config's mesh.
+
+  Raises:
+    ValueError: they do not fit the config's model.
+  """
+  ema = experiment.use_ema if ema is None else ema
+  params = weights.load_params(folder, step=step, ema=ema)
+  wanted = jax.eval_shape(
+    experiment.model.init, jax.random.key(0), experiment.abstract_batch()
+  )
+  wanted = state.collections(wanted)
+  _check_tree(params, wanted, folder)
+  params = jax.tree.map(lambda _, leaf: leaf, wanted, params)
+  where = sharding.shardings(params, experiment.mesh, experiment.shard_rules)
+  return jax.tree.map(jax.device_put, params, where)
+
+
+def _check_tree(params, wanted, folder):
+  """Raises ValueError that lists what is missing, extra or misshapen."""
+  found, wanted = (
+    {path: tuple(leaf.shape) for path, leaf in sharding.flat_paths(t).items()}
+    for t in (params, wanted)
+  )
+  wrong = sorted(
+    f'{path}: {wanted.get(path, "absent")} by the config, '
+    f'{found.get(path, "absent")} in the checkpoint'
+    for path in {*found, *wanted}
+    if found.get(path) != wanted.get(path)
+  )
+  if wrong:
+    raise ValueError(
+      f'the checkpoint in {folder} does not fit config.model; use the '
+      'config.json beside it. '
+      + '; '.join(wrong[:10])
+      + (f'; and {len(wrong) - 10} more.' if len(wrong) > 10 else '.')
+    )
