@@ -1,0 +1,152 @@
+"""Weights out of other runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy import Toy, make_batch
+
+from pix2seqd_jax.train import checkpoint, optimizer, sharding, state, weights
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A run on eight devices: steps 1 (the best) and 2, EMA = params + 1."""
+  path = tmp_path_factory.mktemp('run')
+  mesh = sharding.make_mesh((('data', 2), ('fsdp', 2), ('tensor', 2)))
+  made = state.create_state(
+    Toy(frozen=True),
+    optimizer.make_optimizer('adamw', 0.1),
+    jax.random.key(0),
+    make_batch(0),
+    mesh,
+    (('kernel$', 'fsdp'),),
+  )
+  made = made._replace(ema=jax.tree.map(lambda x: x + 1, made.ema))
+  with checkpoint.Checkpointer(path / 'checkpoints', best_metric='pq') as saved:
+    saved.save(1, made, metrics={'pq': 0.5})
+    later = jax.tree.map(lambda x: x * 2, made)
+    saved.save(2, later, metrics={'pq': 0.4})
+  return path, jax.device_get(made)
+
+
+def test_params_come_back_as_numpy_without_knowing_the_tree(workdir):
+  path, made = workdir
+  for directory in (path, str(path / 'checkpoints')):
+    found = weights.load_params(directory, step=1)
+    jax.tree.map(np.testing.assert_array_equal, found['net'], made.ema['net'])
+    jax.tree.map(
+      np.testing.assert_array_equal, found['stats'], made.ema['stats']
+    )
+    np.testing.assert_array_equal(found['frozen']['scale'], 2)
+    assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(found))
+
+
+def test_raw_newest_and_best(workdir):
+  path, made = workdir
+  kernel = made.params['net']['one']['kernel']
+
+  def load(**kwargs):
+    return weights.load_params(path, **kwargs)['net']['one']['kernel']
+
+  np.testing.assert_array_equal(load(step=1, ema=False), kernel)
+  np.testing.assert_array_equal(load(ema=False), 2 * kernel)
+  np.testing.assert_array_equal(load(step='best', ema=False), kernel)
+  assert weights.best_step_in(path) == 1
+  assert weights.steps_in(path) == [1, 2]
+
+
+def test_missing_checkpoints_are_named(workdir, tmp_path):
+  with pytest.raises(ValueError, match=r'no checkpoint 9; .*\[1, 2\]'):
+    weights.load_params(workdir[0], step=9)
+  with pytest.raises(ValueError, match=r'the steps there are \[\]'):
+    weights.load_params(tmp_path)
+
+
+def fresh(**toy):
+  params = Toy(**toy).init(jax.random.key(9), {})
+  return state.collections(params)
+
+
+def test_exact_copies_a_part_with_its_statistics(workdir):
+  path, made = workdir
+  params = fresh()
+  new, report = weights.init_from(
+    params, ((str(path), 'one', 'one', 'exact'),), step=1
+  )
+  np.testing.assert_array_equal(
+    new['net']['one']['kernel'], made.ema['net']['one']['kernel']
+  )
+  np.testing.assert_array_equal(
+    new['stats']['one']['mean'], made.ema['stats']['one']['mean']
+  )
+  assert new['net']['two']['kernel'] is params['net']['two']['kernel']
+  assert '3 arrays, 48 numbers' in report
+
+
+def test_everything_and_other_collections(workdir):
+  path, _ = workdir
+  new, _ = weights.init_from(
+    fresh(frozen=True), ((str(path), '', '', 'exact'),), step=1
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    {k: new[k] for k in ('net', 'stats')},
+    {k: v for k, v in weights.load_params(path, 1).items() if k != 'frozen'},
+  )
+  target = fresh()
+  target['frozen'] = {'encoder': jax.tree.map(jnp.zeros_like, target['net'])}
+  new, _ = weights.init_from(
+    target, ((str(path), 'net', 'frozen/encoder', 'exact'),), step=1
+  )
+  np.testing.assert_array_equal(
+    new['frozen']['encoder']['one']['kernel'],
+    weights.load_params(path, 1)['net']['one']['kernel'],
+  )
+
+
+def test_grow_keeps_the_function(workdir):
+  path, made = workdir
+  wide = Toy(features=6)
+  new, report = weights.init_from(
+    fresh(features=6), ((str(path), '', '', 'grow'),), step=1
+  )
+  assert 'grown: net/one/kernel: (4, 8) -> (6, 8)' in report
+  x = jnp.asarray(make_batch(3)['image'])
+  more = jnp.concatenate([x, jnp.full((8, 2), 5.0)], -1)
+  np.testing.assert_allclose(
+    wide._forward(new, more)[0], Toy()._forward(made.ema, x)[0], rtol=1e-6
+  )
+  with pytest.raises(ValueError, match='misshapen'):
+    weights.init_from(
+      fresh(features=6), ((str(path), '', '', 'exact'),), step=1
+    )
+  with pytest.raises(ValueError, match='misshapen'):  # never fewer inputs
+    weights.init_from(fresh(features=3), ((str(path), '', '', 'grow'),), step=1)
+
+
+def test_errors_list_all_names(workdir):
+  path, _ = workdir
+  params = fresh(hidden=16)
+  params['net']['one']['scale'] = jnp.ones(3)
+  del params['net']['two']['bias']
+  with pytest.raises(ValueError) as error:
+    weights.init_from(params, ((str(path), '', '', 'exact'),), step=1)
+  text = str(error.value)
+  assert 'missing there: one/scale' in text
+  assert 'extra there: two/bias' in text
+  assert 'misshapen: net/one/kernel: (4, 16) here, (4, 8) there' in text
+  assert 'misshapen: net/two/kernel: (16, 2) here, (8, 2) there' in text
+
+
+@pytest.mark.parametrize(
+  'entry, message',
+  [
+    (('one', 'one', 'copy'), 'with a rule of'),
+    (('one', 'net/one', 'exact'), 'either both prefixes'),
+    (('three', 'three', 'exact'), "named 'three'"),
+  ],
+)
+def test_bad_entries_are_refused(workdir, entry, message):
+  with pytest.raises(ValueError, match=message):
+    weights.init_from(fresh(), ((str(workdir[0]), *entry),))
