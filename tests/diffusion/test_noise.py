@@ -1,14 +1,14 @@
+import gaussian
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy
 
 from pix2seqd_jax.diffusion import noise
 
 
 def test_an_examples_noise_is_its_own():
-  keys = toy.keys(6)
+  keys = gaussian.keys(6)
   shape = lambda b: jax.ShapeDtypeStruct((b, 3, 4), jnp.float32)
   every = noise.noise_like(keys, shape(6))
   some = noise.noise_like(keys[jnp.asarray([4, 1])], shape(2))
@@ -17,7 +17,7 @@ def test_an_examples_noise_is_its_own():
 
 
 def test_leaves_and_steps_do_not_share_noise():
-  keys = toy.keys(2)
+  keys = gaussian.keys(2)
   x = jnp.zeros((2, 5))
   draws = noise.noise_like(keys, {'a': x, 'b': x})
   later = noise.noise_like(noise.fold_step(keys, 1), {'a': x, 'b': x})
@@ -29,16 +29,16 @@ def test_leaves_and_steps_do_not_share_noise():
 
 
 def test_noise_is_standard_normal():
-  draws = noise.noise_like(toy.keys(4), jnp.zeros((4, 50, 50)))
+  draws = noise.noise_like(gaussian.keys(4), jnp.zeros((4, 50, 50)))
   assert abs(float(draws.mean())) < 0.04
   assert float(draws.std()) == pytest.approx(1, abs=0.03)
 
 
 def test_noise_is_at_least_float32():
-  draws = noise.noise_like(toy.keys(2), jnp.zeros((2, 3), jnp.bfloat16))
+  draws = noise.noise_like(gaussian.keys(2), jnp.zeros((2, 3), jnp.bfloat16))
   assert draws.dtype == jnp.float32
 
 
 def test_one_key_an_example():
   with pytest.raises(ValueError, match='3 keys'):
-    noise.noise_like(toy.keys(3), jnp.zeros((2, 5)))
+    noise.noise_like(gaussian.keys(3), jnp.zeros((2, 5)))

@@ -1,9 +1,9 @@
+import gaussian
 import jax
 import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
-import toy
 
 from pix2seqd_jax.diffusion import process, schedules
 
@@ -14,7 +14,9 @@ TIMES = np.float32([0.03, 0.25, 0.5, 0.75, 0.97])
 
 
 def pair(shape=(5, 3, 4, 2)):
-  return jnp.asarray(toy.normal(1, shape)), jnp.asarray(toy.normal(2, shape))
+  return jnp.asarray(gaussian.normal(1, shape)), jnp.asarray(
+    gaussian.normal(2, shape)
+  )
 
 
 @pytest.mark.parametrize('schedule', SCHEDULES, ids=repr)

@@ -1,9 +1,9 @@
+import gaussian
 import jax
 import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
-import toy
 
 from pix2seqd_jax.diffusion import (
   grids,
@@ -22,12 +22,12 @@ ALL = [make() for make in steppers.STEPPERS.values()]
 def shrink(x, t, previous):
   """A network that mixes nothing between examples."""
   wide = t.reshape((-1,) + (1,) * (x.ndim - 1))
-  return toy.Prediction(jnp.tanh(x) * (1.2 - wide))
+  return gaussian.Prediction(jnp.tanh(x) * (1.2 - wide))
 
 
 def run(denoise=shrink, p=COSINE, x=None, keys=None, **kwargs):
-  x = jnp.asarray(toy.normal(0, (3, 4, 5))) if x is None else x
-  keys = toy.keys(len(jax.tree.leaves(x)[0])) if keys is None else keys
+  x = jnp.asarray(gaussian.normal(0, (3, 4, 5))) if x is None else x
+  keys = gaussian.keys(len(jax.tree.leaves(x)[0])) if keys is None else keys
   kwargs = {
     'grid': grids.uniform(6),
     'stepper': steppers.DDIM(),
@@ -64,7 +64,7 @@ def test_the_network_is_traced_once_in_one_scan():
     traces.append(t)
     return shrink(x, t, previous)
 
-  x, keys = jnp.zeros((2, 3)), toy.keys(2)
+  x, keys = jnp.zeros((2, 3)), gaussian.keys(2)
   jaxpr = jax.make_jaxpr(
     lambda x, k: sampling.sample(
       denoise, COSINE, x, k, grid=grids.uniform(50), stepper=steppers.DDIM()
@@ -78,7 +78,7 @@ def test_the_network_is_traced_once_in_one_scan():
 
 @pytest.mark.parametrize('stepper', ALL, ids=repr)
 def test_a_sample_does_not_depend_on_its_batch(stepper):
-  keys = toy.keys(5)
+  keys = gaussian.keys(5)
   shape = lambda n: jax.ShapeDtypeStruct((n, 4, 5), jnp.float32)
   every = run(x=noise.noise_like(keys, shape(5)), keys=keys, stepper=stepper)
   some = keys[jnp.asarray([3, 0])]
@@ -89,7 +89,7 @@ def test_a_sample_does_not_depend_on_its_batch(stepper):
 def test_noise_differs_between_steps_and_examples():
   # A constant estimate: all that differs is the noise of the last steps.
   def denoise(x, t, previous):
-    return toy.Prediction(jnp.zeros_like(x))
+    return gaussian.Prediction(jnp.zeros_like(x))
 
   x = jnp.zeros((2, 100))
   ends = [
@@ -113,7 +113,7 @@ def test_self_conditioning_feeds_the_last_estimate():
     jax.debug.callback(
       lambda p: seen.append(np.array(p)), previous, ordered=True
     )
-    return toy.Prediction(jnp.full_like(x, 0.1) + 0.5 * previous)
+    return gaussian.Prediction(jnp.full_like(x, 0.1) + 0.5 * previous)
 
   end = run(denoise, self_condition=True, grid=grids.uniform(4))
   jax.effects_barrier()
@@ -135,7 +135,7 @@ def test_clipped_estimates_are_what_is_fed_and_returned():
   p = process.Process(schedules.Cosine(), clip_x0=(-0.1, 0.1))
 
   def denoise(x, t, previous):
-    return toy.Prediction(jnp.full_like(x, 5.0) + previous)
+    return gaussian.Prediction(jnp.full_like(x, 5.0) + previous)
 
   end = run(denoise, p=p, self_condition=True)
   np.testing.assert_array_equal(end, np.float32(0.1))
@@ -147,12 +147,17 @@ def test_trees_sample_as_their_leaves_do():
     {'image': 'x1', 'map': 'x0'},
     {'image': None, 'map': (-1.0, 1.0)},
   )
-  keys = toy.keys(3)
-  x = {'image': toy.normal(1, (3, 4, 4, 2)), 'map': toy.normal(2, (3, 5))}
+  keys = gaussian.keys(3)
+  x = {
+    'image': gaussian.normal(1, (3, 4, 4, 2)),
+    'map': gaussian.normal(2, (3, 5)),
+  }
   x = jax.tree.map(jnp.asarray, x)
 
   def denoise(x, t, previous):
-    return toy.Prediction({k: shrink(v, t, None).value for k, v in x.items()})
+    return gaussian.Prediction(
+      {k: shrink(v, t, None).value for k, v in x.items()}
+    )
 
   both = run(
     denoise, p=p, x=x, keys=keys, returns={'image': 'state', 'map': 'last_x0'}
@@ -189,7 +194,7 @@ def test_a_float64_source_stays_float64():
 def test_gradients_flow_through_the_loop():
   def loss(scale):
     def denoise(x, t, previous):
-      return toy.Prediction(scale * jnp.tanh(x))
+      return gaussian.Prediction(scale * jnp.tanh(x))
 
     return run(denoise).sum()
 
@@ -231,10 +236,64 @@ class TestParity:
 
   def first(self, schedule, td):
     end = run(
-      lambda x, t, previous: toy.Prediction(0.05 * x),
+      lambda x, t, previous: gaussian.Prediction(0.05 * x),
       p=process.Process(schedule, clip_x0=(-0.1, 0.1)),
-      x=jnp.asarray(toy.normal(5, (2, 32, 32, 16))),
+      x=jnp.asarray(gaussian.normal(5, (2, 32, 32, 16))),
       grid=grids.uniform(10, td),
     )
     assert float(end.std()) == pytest.approx(self.SPREAD[td], rel=0.12)
     return float(np.ravel(end)[0])
+
+
+class TestDiffusersParity:
+  """Whole trajectories of LDMSeg's scheduler, on a made-up network.
+
+  Its 999, 799, ..., 199 are the uniform grid, and its last alpha of 1 is
+  t = 0.
+  """
+
+  NAME = 'ldmseg_sched/trajectories.npz'
+  KINDS = {'epsilon': 'x1', 'sample': 'x0', 'v_prediction': 'v'}
+  RUNS = [
+    'epsilon/scaled_linear/clip0_aone1_ucm0/steps20',
+    'epsilon/linear/clip0_aone1_ucm0/steps10',
+    'epsilon/scaled_linear/clip1_aone1_ucm0/steps10',
+    'epsilon/scaled_linear/clip1_aone1_ucm1/steps10',
+    'sample/scaled_linear/clip0_aone1_ucm0/steps10',
+    'sample/scaled_linear/clip1_aone1_ucm0/steps10',
+    'sample/scaled_linear/clip1_aone1_ucm1/steps10',
+    'v_prediction/scaled_linear/clip0_aone1_ucm0/steps10',
+    'v_prediction/scaled_linear/clip1_aone1_ucm0/steps10',
+    'v_prediction/scaled_linear/clip1_aone1_ucm1/steps10',
+  ]
+
+  @pytest.mark.parametrize('name', RUNS)
+  def test_trajectory(self, shared, name):
+    oracle = np.load(shared / 'oracles' / self.NAME)
+    kind, table, flags, _ = name.split('/')
+    schedule = (
+      schedules.StableDiffusion()
+      if table == 'scaled_linear'
+      else schedules.DDPM(0.00085, 0.012)
+    )
+    p = process.Process(
+      schedule,
+      self.KINDS[kind],
+      (-1.0, 1.0) if 'clip1' in flags else None,
+      'ucm1' in flags,
+    )
+    grid = grids.uniform(len(oracle[f'{name}/t']))
+    np.testing.assert_allclose(schedule.step_of(grid.now), oracle[f'{name}/t'])
+
+    def denoise(x, t, previous):
+      step = schedule.step_of(t)[:, None, None, None]
+      mixed = jnp.einsum('oc,bchw->bohw', oracle['W'], x, precision='highest')
+      return gaussian.Prediction(
+        jnp.tanh(mixed) * jnp.cos(step / 1000) + 0.1 * x
+      )
+
+    x = jnp.asarray(oracle['z_init'])
+    for returns, key in [('state', 'prev'), ('last_x0', 'x0')]:
+      end = run(denoise, p=p, x=x, grid=grid, returns=returns)
+      theirs = oracle[f'{name}/{key}'][-1]
+      parity.check(self.NAME, f'{name}/{key}', end, theirs, 1e-5)

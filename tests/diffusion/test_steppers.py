@@ -1,11 +1,11 @@
 import dataclasses
 
+import gaussian
 import jax
 import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
-import toy
 
 from pix2seqd_jax.diffusion import (
   grids,
@@ -26,16 +26,16 @@ def final_error(p, stepper, num_steps):
   with jax.enable_x64(True):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
     end = sampling.sample(
-      toy.exact_denoiser(p),
+      gaussian.exact_denoiser(p),
       p,
       x,
-      toy.keys(6),
+      gaussian.keys(6),
       grid=Grid(times[:-1], times[1:]),
       stepper=stepper,
       returns='state',
     )
     assert end.dtype == jnp.float64
-    return float(jnp.abs(end - toy.exact_flow(p, x, start, stop)).max())
+    return float(jnp.abs(end - gaussian.exact_flow(p, x, start, stop)).max())
 
 
 @pytest.mark.parametrize('stepper', DETERMINISTIC, ids=repr)
@@ -63,14 +63,14 @@ def test_any_target_gives_the_same_sample(kind):
 def test_ddim_is_exact_where_x_0_is_known():
   # Data of a single point: the estimate never changes, so one step is exact.
   p = process.Process(schedules.Cosine())
-  x_0, x_1 = (jnp.asarray(toy.normal(s, (4, 5))) for s in (1, 2))
+  x_0, x_1 = (jnp.asarray(gaussian.normal(s, (4, 5))) for s in (1, 2))
   times = np.linspace(1, 0.1, 4)
   start = p.mix(x_0, x_1, jnp.ones(4))
   end = sampling.sample(
-    lambda x, t, previous: toy.Prediction(x_0),
+    lambda x, t, previous: gaussian.Prediction(x_0),
     p,
     start,
-    toy.keys(4),
+    gaussian.keys(4),
     grid=Grid(times[:-1], times[1:]),
     stepper=steppers.DDIM(),
     returns='state',
@@ -85,10 +85,10 @@ def test_ddim_is_euler_on_the_straight_schedule(td):
 
   def run(stepper):
     return sampling.sample(
-      lambda x, t, previous: toy.Prediction(jnp.tanh(3 * x) + t[:, None]),
+      lambda x, t, previous: gaussian.Prediction(jnp.tanh(3 * x) + t[:, None]),
       p,
-      jnp.asarray(toy.normal(0, (4, 5))),
-      toy.keys(4),
+      jnp.asarray(gaussian.normal(0, (4, 5))),
+      gaussian.keys(4),
       grid=grid,
       stepper=stepper,
       returns='state',
@@ -102,21 +102,23 @@ def test_euler_runs_both_ways():
   # Up the path and down again: the exact flow is inverted to first order.
   p = process.Process(schedules.Straight(), 'velocity')
   times = np.linspace(0.1, 0.9, 401)
-  x = jnp.asarray(toy.normal(0, (4, 5)))
+  x = jnp.asarray(gaussian.normal(0, (4, 5)))
 
   def run(x, times):
     return sampling.sample(
-      toy.exact_denoiser(p),
+      gaussian.exact_denoiser(p),
       p,
       x,
-      toy.keys(4),
+      gaussian.keys(4),
       grid=Grid(times[:-1], times[1:]),
       stepper=steppers.Euler(),
       returns='state',
     )
 
   there = run(x, times)
-  np.testing.assert_allclose(there, toy.exact_flow(p, x, 0.1, 0.9), atol=0.01)
+  np.testing.assert_allclose(
+    there, gaussian.exact_flow(p, x, 0.1, 0.9), atol=0.01
+  )
   np.testing.assert_allclose(run(there, times[::-1]), x, atol=0.02)
 
 
@@ -168,9 +170,9 @@ def test_ddpm_keeps_the_marginals_of_gaussian_data():
       for i in range(len(grid.now) - 1):
         slope, offset = _affine(p, rows, i)
         mean, var = slope * mean + offset, slope**2 * var + rows.std[i] ** 2
-        wanted = toy.spread(p, grid.next[i]) ** 2
+        wanted = gaussian.spread(p, grid.next[i]) ** 2
         worst = max(worst, abs(var / wanted - 1))
-        centre = p.moment(grid.next[i]).alpha * toy.MEAN
+        centre = p.moment(grid.next[i]).alpha * gaussian.MEAN
         assert abs(mean - centre) < 0.01
       assert worst < 0.02
 
@@ -178,11 +180,11 @@ def test_ddpm_keeps_the_marginals_of_gaussian_data():
 def _affine(p, rows, i):
   """x_next = slope x + offset for the exact denoiser in row i."""
   m = jax.tree.map(lambda column: column[i], rows.now)
-  gain = 1 / (m.alpha**2 * toy.STD**2 + m.sigma**2)
+  gain = 1 / (m.alpha**2 * gaussian.STD**2 + m.sigma**2)
 
   def after(x):
-    surprise = (x - m.alpha * toy.MEAN) * gain
-    x_0 = toy.MEAN + m.alpha * toy.STD**2 * surprise
+    surprise = (x - m.alpha * gaussian.MEAN) * gain
+    x_0 = gaussian.MEAN + m.alpha * gaussian.STD**2 * surprise
     return rows.c_0[i] * x_0 + rows.c_1[i] * m.sigma * surprise
 
   return after(1.0) - after(0.0), after(0.0)
@@ -192,10 +194,10 @@ def test_ddpm_samples_have_the_tables_variance():
   p = process.Process(schedules.Cosine())
   grid = Grid(np.array([0.6]), np.array([0.4]))
   end = sampling.sample(
-    lambda x, t, previous: toy.Prediction(jnp.zeros_like(x)),
+    lambda x, t, previous: gaussian.Prediction(jnp.zeros_like(x)),
     p,
     jnp.zeros((64, 200)),
-    toy.keys(64),
+    gaussian.keys(64),
     grid=grid,
     stepper=steppers.DDPM(),
     returns='state',
@@ -250,12 +252,12 @@ class TestParity:
         variance = key.partition('@')[2] or 'large'
         stepper = Recorded(variance, oracle['step_noise'][one])
       end = sampling.sample(
-        lambda x, t, previous, one=one: toy.Prediction(
+        lambda x, t, previous, one=one: gaussian.Prediction(
           jnp.asarray(oracle['denoise_out'][one])
         ),
         p,
         jnp.asarray(oracle['xt'][one]),
-        toy.keys(1),
+        gaussian.keys(1),
         grid=Grid(times[0][one], times[1][one]),
         stepper=stepper,
         returns='state',
