@@ -92,23 +92,93 @@ def theirs_by_name(stats):
   return {pix2seq_tf.their_name(path): value for path, value in flat.items()}
 
 
-def test_encoder(root, floors, networks):
+def taps(module, variables, *inputs, **kwargs):
+  """What each submodule returned, by its path."""
+  _, updated = module.apply(
+    variables, *inputs, **kwargs, capture_intermediates=True, mutable=True
+  )
+  flat = traverse_util.flatten_dict(updated['intermediates'])
+  return {'/'.join(path[:-1]): value[0] for path, value in flat.items()}
+
+
+def test_encoder_layer_by_layer(root, floors, networks):
   oracle = 'A/io_encoder_ema_eval.npz'
   params, modules = networks('A', 'ema')
   z = oracles.load_npz(root / oracle)
-  hidden, tokens, merged, stats = jax.jit(
-    lambda image: encode(params, modules, image)
-  )(jnp.asarray(z['images']))
-  for key, ours in (
-    ('resnet_c2', hidden[0]),
-    ('resnet_c3', hidden[1]),
-    ('encoded', tokens),
-    ('encoded_cat', merged),
-  ):
+
+  @jax.jit
+  def run(image):
+    variables = {
+      'params': params['net']['encoder'],
+      'batch_stats': params['stats']['encoder'],
+    }
+    ours = taps(modules.encoder, variables, image, train=False)
+    hidden, tokens = ours['']
+    merge = taps(
+      modules.merge,
+      {'params': params['net']['merge']},
+      hidden,
+      tokens,
+      mask_size=modules.mask_size,
+    )
+    c2, c3, c4 = ours['resnet']
+    return {
+      'stem_conv': ours['resnet/stem_conv'],
+      'resnet_c2': c2,
+      'resnet_c3': c3,
+      'resnet_c4': c4,
+      'stem_projection': ours['projection'],
+      'stem_ln': ours['projection_norm'],
+      'transformer_layer0': ours['layer_0'],
+      'transformer_layer1': ours['layer_1'],
+      'encoded': tokens,
+      'fuse_block2': merge['block_2'],
+      'fuse_block1': merge['block_1'],
+      'fuse_block0': merge['block_0'],
+      'encoded_cat': merge[''],
+    }
+
+  for key, ours in run(jnp.asarray(z['images'])).items():
     parity.check(
       f'pix2seq/{oracle}', key, ours, z[key], floor=floors[oracle, key]
     )
-  # Without training the running statistics stay as they were.
+
+
+def test_denoiser_layer_by_layer(root, floors, networks):
+  oracle = 'A/io_decoder_ema_eval_inner.npz'
+  params, modules = networks('A', 'ema')
+  z = oracles.load_npz(root / 'A/io_decoder_ema_eval.npz')
+  variables = {'params': params['net']['denoiser']}
+  ours = jax.jit(lambda *inputs: taps(modules.denoiser, variables, *inputs))(
+    *(jnp.asarray(z[key]) for key in ('x', 'gamma', 'encoded'))
+  )
+  paths = {
+    'conv_in': 'conv_in',
+    'group_norm_in': 'norm_in',
+    'dn0': 'down_0_conv',
+    'dn1': 'down_1_conv',
+    'dn2': 'down_2_conv',
+    'dn3': 'down_3_block_0',
+    'trans_conv_in': 'transformer/conv_in',
+    'transformer_decoder': 'transformer/layer_1',
+    'transformer': 'transformer',
+    'up3': 'up_3_conv',
+    'up2': 'up_2_conv',
+    'up1': 'up_1_conv',
+    'up0': 'up_0_block_1',
+    'group_norm_out': 'norm_out',
+  }
+  z = oracles.load_npz(root / oracle)
+  for key, path in paths.items():
+    parity.check(
+      f'pix2seq/{oracle}', key, ours[path], z[key], floor=floors[oracle, key]
+    )
+
+
+def test_running_statistics_rest_in_evaluation(networks):
+  params, modules = networks('A', 'ema')
+  image = jnp.ones((1, 32, 32, 3))
+  *_, stats = encode(params, modules._replace(mask_size=(16, 16)), image)
   same = jax.tree.map(np.array_equal, stats, params['stats']['encoder'])
   assert all(jax.tree.leaves(same))
 

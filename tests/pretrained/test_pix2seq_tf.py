@@ -1,0 +1,113 @@
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from flax import traverse_util
+
+from pix2seqd_jax.architectures.pyramid import TopDownMerge
+from pix2seqd_jax.architectures.resnet_transformer import Encoder
+from pix2seqd_jax.architectures.transunet import TransUNet
+from pix2seqd_jax.pretrained import pix2seq_tf
+
+
+@pytest.fixture(scope='module')
+def table(shared):
+  """{name: (shape, is trainable)} of the released recipe, 765 variables."""
+  with (shared / 'methods' / 'pix2seqd_tf_vars.tsv').open() as f:
+    rows = list(csv.reader(f, delimiter='\t'))[1:]
+  return {
+    row[0]: (tuple(int(n) for n in row[2].split('x')), row[3] == '1')
+    for row in rows
+  }
+
+
+@pytest.fixture(scope='module')
+def released():
+  """Our tree of the released recipe, as shapes."""
+  modules = oracles.Modules(
+    Encoder(), TopDownMerge(), TransUNet(), (64, 64), (32, 32), 16, 0
+  )
+  return modules.shapes()
+
+
+def test_all_names_and_shapes(table, released):
+  flat = traverse_util.flatten_dict(released)
+  assert len(table) == len(flat) == 765
+  ours = {pix2seq_tf.their_name(path): path for path in flat}
+  assert set(ours) == set(table)
+  for name, path in ours.items():
+    shape, is_trainable = table[name]
+    assert flat[path].shape == shape, name
+    assert (path[0] == 'net') == is_trainable, name
+    assert pix2seq_tf.our_path(name) == path
+
+
+SHAPE = jax.ShapeDtypeStruct((3,), jnp.float32)
+TARGET = {
+  'net': {
+    'encoder': {'projection_norm': {'scale': SHAPE, 'bias': SHAPE}},
+    'denoiser': {'conv_in': {'bias': SHAPE}},
+  }
+}
+ARRAYS = {
+  'encoder/stem_ln/gamma': np.full(3, 1.0),
+  'encoder/stem_ln/beta': np.full(3, 2.0),
+  'denoiser/conv_in/bias': np.full(3, 3.0),
+}
+
+
+def _assert_converted(params, offset=0.0):
+  norm = params['net']['encoder']['projection_norm']
+  assert norm['scale'][0] == 1 + offset
+  assert norm['bias'][0] == 2 + offset
+  assert params['net']['denoiser']['conv_in']['bias'][0] == 3 + offset
+
+
+def test_prefix_and_suffix_of_checkpoints():
+  _assert_converted(pix2seq_tf.convert(ARRAYS, TARGET))
+  long = {
+    f'model/{name}/.ATTRIBUTES/VARIABLE_VALUE': value
+    for name, value in ARRAYS.items()
+  }
+  _assert_converted(pix2seq_tf.convert(long, TARGET))
+
+
+def test_takes_the_copy_that_was_asked_for():
+  averaged = {
+    name.replace('/', '_ema/', 1): value + 10 for name, value in ARRAYS.items()
+  }
+  both = ARRAYS | averaged
+  _assert_converted(pix2seq_tf.convert(both, TARGET))
+  _assert_converted(pix2seq_tf.convert(both, TARGET, ema=True), offset=10)
+  with pytest.raises(ValueError, match='3 of the averaged variables'):
+    pix2seq_tf.convert(ARRAYS, TARGET, ema=True)
+
+
+def test_every_difference_is_listed():
+  wrong = dict(ARRAYS)
+  del wrong['encoder/stem_ln/beta']
+  wrong['denoiser/conv_in/bias'] = np.zeros(4)
+  wrong['denoiser/conv_out/bias'] = np.zeros(3)  # known, not in the target
+  wrong['denoiser/conv_in/offset'] = np.zeros(3)  # unknown
+  wrong['save_counter'] = np.zeros(())
+  with pytest.raises(ValueError) as error:
+    pix2seq_tf.convert(wrong, TARGET)
+  message = str(error.value)
+  assert message.startswith('5 of the raw variables')
+  for line in (
+    'missing: encoder/stem_ln/beta',
+    'misshapen: denoiser/conv_in/bias is (4,), the model has (3,)',
+    'extra: denoiser/conv_out/bias',
+    'extra: denoiser/conv_in/offset',
+    'extra: save_counter',
+  ):
+    assert line in message
+
+
+def test_a_name_given_twice():
+  twice = ARRAYS | {'model/encoder/stem_ln/gamma': np.zeros(3)}
+  with pytest.raises(ValueError, match='extra: model/encoder/stem_ln/gamma'):
+    pix2seq_tf.convert(twice, TARGET)
