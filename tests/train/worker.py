@@ -1,0 +1,110 @@
+"""One process of a toy run; started by test_processes.py.
+
+Arguments: process id, number of processes, port, working directory, steps,
+seconds to wait for each batch.
+Prints one JSON line: losses, a digest of the last state, the evaluation.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import time
+
+sys.path[:0] = [str(pathlib.Path(__file__).parents[i]) for i in (0, 2)]
+_ID, _COUNT, _PORT, _WORKDIR, _STEPS, _PAUSE = sys.argv[1:7]
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = (
+  f'--xla_force_host_platform_device_count={4 // int(_COUNT)}'
+)
+
+import jax  # noqa: E402
+
+if int(_COUNT) > 1:
+  jax.distributed.initialize(
+    f'127.0.0.1:{_PORT}',
+    num_processes=int(_COUNT),
+    process_id=int(_ID),
+    initialization_timeout=120,
+  )
+
+import numpy as np  # noqa: E402
+import toy  # noqa: E402
+from test_evaluate import Task, eval_batches  # noqa: E402
+from test_loop import Rows  # noqa: E402
+
+from pix2seqd_jax.train import (  # noqa: E402
+  checkpoint,
+  evaluate,
+  loop,
+  optimizer,
+  sharding,
+  state,
+  step,
+)
+
+
+def mine(batches):
+  """This process's rows of global batches."""
+  count, index = jax.process_count(), jax.process_index()
+  for batch in batches:
+    time.sleep(float(_PAUSE))
+    size = len(batch['index']) // count
+    yield {k: v[index * size :][:size] for k, v in batch.items()}
+
+
+def digest(tree) -> str:
+  """Of all values, wherever they are."""
+  whole = jax.jit(
+    lambda t: t, out_shardings=sharding.replicated(sharding.make_mesh())
+  )(tree)
+  data = b''.join(np.asarray(x).tobytes() for x in jax.tree.leaves(whole))
+  return hashlib.sha256(data).hexdigest()
+
+
+def main():
+  mesh = sharding.make_mesh((('data', 2), ('fsdp', 2), ('tensor', 1)))
+  rules = (('kernel$', 'fsdp'),)
+  model, rows = toy.Toy(dropout=0.2), Rows()
+  tx = optimizer.make_optimizer('adamw', 0.01, weight_decay=0.05)
+  example = next(mine(toy.batches_from(0)))
+  with checkpoint.Checkpointer(pathlib.Path(_WORKDIR) / 'checkpoints') as saved:
+    if saved.latest_step() is None:
+      held = state.create_state(
+        model, tx, jax.random.key(0), example, mesh, rules
+      )
+    else:
+      held = saved.restore(
+        state.abstract_state(model, tx, example, mesh, rules)
+      )
+    held = loop.train(
+      state=held,
+      train_step=step.make_train_step(model, tx, mesh=mesh, rules=rules),
+      batches_from=lambda start: mine(toy.batches_from(start)),
+      num_steps=int(_STEPS),
+      rng=jax.random.key(1),
+      mesh=mesh,
+      checkpointer=saved,
+      writer=rows,
+      save_every=3,
+      log_every=1,
+    )
+  results = evaluate.evaluate(
+    model,
+    Task(),
+    state.eval_params(held),
+    mine(eval_batches()),
+    sample_fn=evaluate.make_sampler(model, grid=None, stepper=None, mesh=mesh),
+    mesh=mesh,
+  )
+  answer = {
+    'losses': {i: row['loss'] for i, row in rows.scalars.items()},
+    'digest': digest(held),
+    'eval': results,
+  }
+  print(json.dumps(answer), flush=True)
+
+
+if __name__ == '__main__':
+  main()
