@@ -51,6 +51,31 @@ class Modules(NamedTuple):
     }
 
 
+def random_variables(module, *inputs, seed: int = 0, **kwargs) -> dict:
+  """Variables of a module without compiling its initialisers, which is slow.
+
+  None is zero or nearly so: kernels have variance 1 / fan-in, scales and
+  variances are near 1, all else is a tenth of a normal draw.
+  """
+  shapes = jax.eval_shape(
+    lambda: module.init(jax.random.key(0), *inputs, **kwargs)
+  )
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    z = rng.normal(size=leaf.shape)
+    name = path[-1].key
+    if name == 'kernel':
+      z *= np.sqrt(leaf.shape[-1] / np.prod(leaf.shape))
+    elif name in ('scale', 'var'):
+      z = 1 + 0.1 * np.abs(z)
+    else:
+      z *= 0.1
+    return jnp.asarray(z, leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 def load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
   """An oracle's arrays by key."""
   with np.load(path) as arrays:

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
 from pix2seqd_jax.architectures.resnet import Bottleneck, ResNetC4
@@ -17,7 +18,7 @@ def image():
 
 @pytest.fixture(scope='module')
 def variables(image):
-  return jax.jit(lambda: _small().init(jax.random.key(1), image, train=False))()
+  return oracles.random_variables(_small(), image, train=False)
 
 
 def test_shapes(image, variables):

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
 from pix2seqd_jax.architectures.transunet import TransUNet
@@ -22,12 +23,7 @@ TOKENS = jax.random.normal(jax.random.key(2), (2, 7, 10))
 @pytest.fixture(scope='module')
 def variables():
   """Weights of which none is nearly zero, unlike fresh ones."""
-  fresh = jax.jit(TransUNet(**SMALL).init)(KEY, X, TIME, TOKENS)
-  leaves, structure = jax.tree.flatten(fresh)
-  keys = jax.random.split(KEY, len(leaves))
-  return structure.unflatten(
-    x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)
-  )
+  return oracles.random_variables(TransUNet(**SMALL), X, TIME, TOKENS)
 
 
 def _run(variables, x=X, time=TIME, tokens=TOKENS, **kwargs):
