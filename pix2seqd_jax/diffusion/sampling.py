@@ -75,10 +75,11 @@ def sample(
   steps = jnp.arange(len(grid.now))
   end, _ = jax.lax.scan(body, start, (steps, rows))
 
-  def choose(setting, x_0, x):
-    return x_0 if setting == 'last_x0' else x
+  return map_leaves(_choose, returns, end.x_0, end.x)
 
-  return map_leaves(choose, returns, end.x_0, end.x)
+
+def _choose(setting, x_0, x):
+  return x_0 if setting == 'last_x0' else x
 
 
 def _check_returns(setting, leaf):
