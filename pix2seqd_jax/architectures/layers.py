@@ -4,6 +4,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 # The last layer of a residual branch and the head start almost at zero, so
@@ -34,18 +36,48 @@ def num_groups(channels: int, width: int | None = None) -> int:
   return max(n for n in range(1, most + 1) if channels % n == 0)
 
 
+class GroupNorm(nn.Module):
+  """GroupNorm (arXiv 1803.08494); statistics in float32 at least.
+
+  The variance is the mean of squared distances, as in the reference; E[x^2] -
+  E[x]^2 would cancel badly. Equal to flax's, but the mean over a group is one
+  over places and then a small matrix over channels: on CPU a whole UNet is a
+  quarter faster than with groups as an axis, too short to be vectorised.
+  """
+
+  num_groups: int
+  epsilon: float = 1e-5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+    channels = x.shape[-1]
+    shape = (channels,)
+    scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
+    dtype = wide(self.dtype)
+    x, scale, bias = (value.astype(dtype) for value in (x, scale, bias))
+    group = np.arange(channels) // (channels // self.num_groups)
+    averaging = (group[:, None] == group) * self.num_groups / channels
+
+    def mean(values):
+      """Over places and channels of the group: [b, 1, 1, c]."""
+      values = values.mean(axis=(1, 2), keepdims=True)
+      return jnp.matmul(
+        values, averaging.astype(dtype), precision=lax.Precision.HIGHEST
+      )
+
+    x -= mean(x)
+    scale *= lax.rsqrt(mean(x * x) + self.epsilon)
+    return (x * scale + bias).astype(self.dtype)
+
+
 def group_norm(
   channels: int, *, dtype: Any, name: str, width: int | None = None
-) -> nn.GroupNorm:
-  """GroupNorm with epsilon 1e-5 and statistics in float32 at least."""
-  return nn.GroupNorm(
-    num_groups=num_groups(channels, width),
-    epsilon=1e-5,
-    # E[x^2] - E[x]^2 cancels badly; the reference takes two passes as well.
-    use_fast_variance=False,
-    dtype=dtype,
-    name=name,
-  )
+) -> GroupNorm:
+  """GroupNorm of as many groups as `num_groups` says, epsilon 1e-5."""
+  groups = num_groups(channels, width)
+  return GroupNorm(num_groups=groups, dtype=dtype, name=name)
 
 
 def layer_norm(*, dtype: Any, name: str) -> nn.LayerNorm:

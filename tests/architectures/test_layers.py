@@ -1,7 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
+from flax import linen as nn
 
 from pix2seqd_jax.architectures import layers
 
@@ -19,6 +21,27 @@ def test_groups_divide_every_width():
 def test_groups_of_another_width():
   assert layers.num_groups(24, width=32) == 8
   assert layers.num_groups(256, width=512) == 32
+
+
+@pytest.mark.parametrize('groups', [1, 3, 12])
+def test_group_norm_equals_flax(groups):
+  x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 5, 4, 12))
+  ours = layers.GroupNorm(num_groups=groups)
+  theirs = nn.GroupNorm(
+    num_groups=groups, epsilon=1e-5, use_fast_variance=False
+  )
+  variables = oracles.random_variables(ours, x)
+
+  def gradient(norm):
+    return jax.grad(lambda v, x: jnp.sin(norm.apply(v, x)).sum(), (0, 1))(
+      variables, x
+    )
+
+  np.testing.assert_allclose(
+    ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5
+  )
+  for a, b in zip(*map(jax.tree.leaves, (gradient(ours), gradient(theirs)))):
+    np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_group_norm_makes_groups_standard():
