@@ -12,7 +12,7 @@ import numpy as np
 from pix2seqd_jax.encoding.panoptic_ids import resize_nearest
 from pix2seqd_jax.registry import did_you_mean
 
-ID_ORDERS = ('random', 'raster', 'centroid', 'area')
+ID_ORDERS = ('random', 'raster', 'centroid', 'area', 'grid')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,12 @@ class Labels:
     'random': fresh distinct ids out of 1..max_instances - 1 (the paper);
     'raster': 1, 2, ... by their first pixel, row by row from the top left;
     'centroid': 1, 2, ... by the row of their centre of mass, then its column;
-    'area': 1, 2, ... from the largest to the smallest.
+    'area': 1, 2, ... from the largest to the smallest;
+    'grid': the number of the cell, out of a grid of about max_instances cells
+      over the picture, that holds the centre of mass; where two meet, the
+      larger segment keeps it and the other takes the nearest free cell. An id
+      is then a matter of place alone: nothing has to be counted, which is what
+      makes pictures of a hundred cells learnable.
   """
 
   size: tuple[int, int]
@@ -65,7 +70,11 @@ class Labels:
     shown = np.flatnonzero((areas > 0) & (classes > 0))
     shown = self._largest(shown, areas, example.get('file'))
     names = np.zeros(len(areas), np.int32)
-    names[self._ordered(shown, ids, areas, rng)] = self._names(len(shown), rng)
+    if self.id_order == 'grid':
+      names[shown] = _cells(self.max_instances, shown, ids, areas)
+    else:
+      order = self._ordered(shown, ids, areas)
+      names[order] = self._names(len(shown), rng)
     classes = np.where(names > 0, classes, 0)
     return example | {'semantic': classes[ids], 'instance': names[ids]}
 
@@ -90,7 +99,7 @@ class Labels:
       return 1 + rng.permutation(self.max_instances - 1)[:count]
     return 1 + np.arange(count)
 
-  def _ordered(self, shown, ids, areas, rng):
+  def _ordered(self, shown, ids, areas):
     if self.id_order == 'area':
       return shown[np.argsort(-areas[shown], kind='stable')]
     if self.id_order == 'raster':
@@ -99,12 +108,40 @@ class Labels:
       first[ids.ravel()[::-1]] = np.arange(ids.size)[::-1]
       return shown[np.argsort(first[shown], kind='stable')]
     if self.id_order == 'centroid':
-      h, w = ids.shape
-      rows = np.repeat(np.arange(h), w)
-      columns = np.tile(np.arange(w), h)
-      y, x = (
-        np.bincount(ids.ravel(), where, len(areas))[shown] / areas[shown]
-        for where in (rows, columns)
-      )
+      y, x = _centres(shown, ids, areas)
       return shown[np.lexsort((x, y))]
     return shown
+
+
+def _centres(shown, ids, areas):
+  """Centres of mass in pixels: (rows, columns), each [len(shown)]."""
+  h, w = ids.shape
+  rows, columns = np.repeat(np.arange(h), w), np.tile(np.arange(w), h)
+  return tuple(
+    np.bincount(ids.ravel(), where, len(areas))[shown] / areas[shown]
+    for where in (rows, columns)
+  )
+
+
+def _cells(max_instances, shown, ids, areas):
+  """Distinct names 1..max_instances - 1 by place, the largest served first."""
+  rows = int(np.sqrt(max_instances))
+  columns = max_instances // rows
+  y, x = _centres(shown, ids, areas)
+  y = (y + 0.5) / ids.shape[0] * rows
+  x = (x + 0.5) / ids.shape[1] * columns
+  cells = np.arange(rows * columns)
+  far = np.hypot(
+    cells // columns + 0.5 - y[:, None], cells % columns + 0.5 - x[:, None]
+  )
+  far[:, 0] = np.inf  # 0 is the null id
+  names = np.zeros(len(shown), np.int32)
+  spare = list(range(max_instances - 1, rows * columns - 1, -1))
+  for i in np.argsort(-areas[shown], kind='stable'):
+    cell = int(np.argmin(far[i]))
+    if np.isfinite(far[i, cell]):
+      far[:, cell] = np.inf
+    else:  # all cells are taken: the ids past the grid
+      cell = spare.pop()
+    names[i] = cell
+  return names
