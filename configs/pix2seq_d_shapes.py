@@ -27,6 +27,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'source': {
       'size': (64, 64),
       'things': ('circle', 'square', 'triangle', 'star'),
+      'num_things': (1, 4),
+      'thing_size': (0.3, 0.55),
+      'hue': 0.8,
+      'occlusion': 0.4,
     },
       'train': {'split': 'train', 'num_examples': 100_000},
       'eval': {'split': 'eval', 'num_examples': 256},
@@ -71,7 +75,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'schedule': ('cosine', {}),
       'class_bits': 4,
       'instance_bits': 4,
-      'scale': 1.0,  # the paper's 0.1 belongs to masks of 128 and more
+      'scale': 0.5,  # the paper's 0.1 belongs to masks of 128 and more
       'conditional': 'cat+attn',
       'loss_kind': 'softmax',
       'loss_weight': 0.2,
@@ -93,11 +97,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
   )
   config.optimizer = common.adamw(
-    1e-3, warmup_steps=100, ema_decay=0.995, weight_decay=0.01
+    2e-3, warmup_steps=100, ema_decay=0.995, weight_decay=0.01
   )
   config.train = ConfigDict(
     {
-      'steps': 1500,
+      'steps': 1600,
       'log_every': 50,
       'save_every': 500,
       'eval_every': 0,

@@ -10,6 +10,7 @@
 given. Any value is overridden as `--config.sample.steps=50`.
 """
 
+import logging
 import os
 import sys
 
@@ -40,6 +41,8 @@ _OUTPUT = flags.DEFINE_string(
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+  # jax tells at INFO of every backend that is not there.
+  logging.getLogger('jax').setLevel(logging.WARNING)
   config, workdir = _CONFIG.value, _WORKDIR.value
   try:
     if _MODE.value == 'train':
