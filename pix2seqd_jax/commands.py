@@ -116,7 +116,31 @@ def evaluate_params(
   )
   if writer is not None:
     writer.write_images(step, panels)
+    if jax.process_index() == 0:
+      print(table(results, [c.name for c in experiment.categories]))
   return results
+
+
+def table(results: dict[str, float], classes: Sequence[str]) -> str:
+  """PQ, SQ and RQ of all, things, stuff and each class, as aligned text."""
+  rows = [
+    (name, [results.get(f'{m}{suffix}') for m in ('pq', 'sq', 'rq')])
+    for name, suffix in (
+      ('all', ''),
+      ('things', '_things'),
+      ('stuff', '_stuff'),
+      *((name, f'_class/{name}') for name in classes),
+    )
+  ]
+  width = max(len(name) for name, _ in rows)
+  lines = [f'{"":{width}}     PQ     SQ     RQ']
+  for name, values in rows:
+    if None not in values:
+      numbers = ' '.join(f'{value:6.3f}' for value in values)
+      lines.append(f'{name:{width}} {numbers}')
+  rest = ('miou', 'pixel_accuracy', 'images_per_second')
+  lines += [f'{k}: {results[k]:.3f}' for k in rest if k in results]
+  return '\n'.join(lines)
 
 
 def evaluate(

@@ -85,7 +85,10 @@ class StdoutWriter(NullWriter):
     tqdm.write(line, file=self._stream or sys.stdout)
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-    shown = '  '.join(_shown(k, v) for k, v in scalars.items())
+    # Scores of single classes are for the files; a line holds a dozen numbers.
+    shown = '  '.join(
+      _shown(k, v) for k, v in scalars.items() if '_class/' not in k
+    )
     self._print(f'step {step:>7}  {shown}'.rstrip())
 
   def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
