@@ -20,14 +20,19 @@ def single_device_rules():
 
 
 def fsdp_rules():
-  """Kernels over 'fsdp' by their output features, heads over 'tensor'.
+  """Kernels over 'fsdp'; heads and hidden features also over 'tensor'.
 
-  Optimizer state and EMA follow their parameter: a path ends alike.
+  An exact spec is an error where an axis does not divide its dimension; the
+  last rule splits the largest dimension that 'fsdp' divides. Optimizer state
+  and EMA follow their parameter: their paths end alike.
   """
   return (
-    ('(query|key|value)/kernel$', (None, 'tensor', None)),
-    ('attention/out/kernel$', ('tensor', None, None)),
-    ('kernel$', ('...', 'fsdp')),
+    ('attention/(query|key|value)/kernel$', ('fsdp', 'tensor', None)),
+    ('attention/(query|key|value)/bias$', ('tensor', None)),
+    ('attention/out/kernel$', ('tensor', None, 'fsdp')),
+    ('mlp_in/kernel$', ('fsdp', 'tensor')),
+    ('mlp_out/kernel$', ('tensor', 'fsdp')),
+    ('kernel$', 'fsdp'),
   )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any, NamedTuple
 
 # Before jax is imported: eight devices on the CPU, so that meshes are real.
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -51,3 +52,35 @@ def shared() -> pathlib.Path:
       pytest.fail(message)
     pytest.skip(message)
   return path
+
+
+class SmokeRun(NamedTuple):
+  """A finished run of `pix2seq_d_shapes:smoke`. Copy the folder to change it.
+
+  Attributes:
+    config: its recipe.
+    workdir: its folder.
+    results: the metrics of its last checkpoint.
+  """
+
+  config: Any
+  workdir: pathlib.Path
+  results: dict[str, float]
+
+
+def smoke_config():
+  """The smallest recipe, with every kind of randomness on."""
+  from configs import pix2seq_d_shapes
+
+  return pix2seq_d_shapes.get_config('smoke')
+
+
+@pytest.fixture(scope='session')
+def smoke_run(tmp_path_factory) -> SmokeRun:
+  """Trains and evaluates once a test session, however many tests look."""
+  from pix2seqd_jax import commands
+
+  config = smoke_config()
+  workdir = tmp_path_factory.mktemp('smoke') / 'run'
+  commands.train(config, workdir)
+  return SmokeRun(config, workdir, commands.evaluate(workdir))

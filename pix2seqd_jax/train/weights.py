@@ -14,7 +14,7 @@ from pix2seqd_jax.train import sharding, state
 
 FOLDER = 'checkpoints'
 FROZEN = 'frozen'
-RULES = ('exact', 'grow')
+RULES = ('exact', 'grow', 'partial')
 
 
 def checkpoint_dir(directory: str | os.PathLike) -> pathlib.Path:
@@ -139,7 +139,7 @@ def _fitted(rule: str, path: str, value: Any, like: Any):
   """The value for a target leaf, or None where it does not fit."""
   value = np.asarray(value)
   if value.shape != tuple(like.shape):
-    if rule != 'grow':
+    if rule == 'exact':
       return None
     value = _grown(path, value, tuple(like.shape))
   return None if value is None else value.astype(like.dtype)
@@ -158,6 +158,8 @@ def _copy_part(flat, loaded, entry, pair) -> tuple[dict[str, Any], list[str]]:
   missing = sorted(set(wanted) - set(given))
   extra = sorted(set(given) - set(wanted))
   new, wrong, lines = {}, [], []
+  if rule == 'partial':
+    lines, missing = [f'  new: {pair[1]}/{name}' for name in missing], []
   for name in sorted(set(wanted) & set(given)):
     path = f'{pair[1]}/{name}' if pair[1] else name
     old, like = np.shape(given[name]), tuple(wanted[name].shape)
@@ -171,7 +173,7 @@ def _copy_part(flat, loaded, entry, pair) -> tuple[dict[str, Any], list[str]]:
     raise ValueError(
       f'init_from: {directory} {pair[0]!r} -> {pair[1]!r} by {rule!r} does not '
       'fit; use the architecture of that run, other prefixes, or the rule '
-      "'grow' for kernels with more inputs here."
+      "'grow' for kernels with more inputs here, 'partial' for new parts here."
       + _list('missing there', missing)
       + _list('extra there', extra)
       + _list('misshapen', wrong)
@@ -200,7 +202,9 @@ def init_from(
     * 'exact': the same names and shapes on both sides;
     * 'grow': the same names; a kernel with more input channels here gets zero
       rows at the end, so that it starts as the function it was (conv_in when
-      past masks join the input: 272 -> 304 channels).
+      past masks join the input: 272 -> 304 channels);
+    * 'partial': as 'grow', and what only this run has stays as initialised
+      (cross-attention on top of a decoder pretrained without pictures).
 
   Args:
     params: of this run, arrays or shapes; leaves that nothing names stay.

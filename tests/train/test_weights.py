@@ -125,6 +125,23 @@ def test_grow_keeps_the_function(workdir):
     weights.init_from(fresh(features=3), ((str(path), '', '', 'grow'),), step=1)
 
 
+def test_partial_leaves_new_parts_as_they_were(workdir):
+  path, made = workdir
+  params = fresh(features=6)
+  params['net']['two']['scale'] = jnp.full(3, 7.0)
+  entries = ((str(path), '', '', 'partial'),)
+  new, report = weights.init_from(params, entries, step=1)
+  assert 'new: net/two/scale' in report
+  assert 'grown: net/one/kernel: (4, 8) -> (6, 8)' in report
+  np.testing.assert_array_equal(new['net']['two']['scale'], 7)
+  np.testing.assert_array_equal(
+    new['net']['two']['kernel'], made.ema['net']['two']['kernel']
+  )
+  del params['net']['two']['bias']
+  with pytest.raises(ValueError, match='extra there: two/bias'):
+    weights.init_from(params, entries, step=1)
+
+
 def test_errors_list_all_names(workdir):
   path, _ = workdir
   params = fresh(hidden=16)
