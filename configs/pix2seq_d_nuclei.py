@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'id_order': 'grid',  # a hundred cells cannot be counted in passing
       'encode': 'device',
       'train_transforms': (
-        ('scale_jitter', {'scale': (1.0, 2.0)}),
+        ('scale_jitter', {'scale': (0.8, 1.6)}),
         ('fixed_size_crop', {'independent': True}),
         ('random_flip', {}),
         ('color_jitter', {'strength': 0.5}),

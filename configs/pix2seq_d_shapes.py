@@ -104,7 +104,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'steps': 1600,
       'log_every': 50,
       'save_every': 500,
-      'eval_every': 0,
+      'eval_every': 800,
       'keep': 2,
       'best_metric': '',
       'num_panels': 8,
