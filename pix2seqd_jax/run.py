@@ -10,11 +10,10 @@
 given. Any value is overridden as `--config.sample.steps=50`.
 """
 
-import logging
 import os
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from pix2seqd_jax import commands
@@ -41,8 +40,8 @@ _OUTPUT = flags.DEFINE_string(
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-  # jax tells at INFO of every backend that is not there.
-  logging.getLogger('jax').setLevel(logging.WARNING)
+  # jax tells at INFO of every backend that is not there, orbax of every file.
+  logging.set_verbosity(logging.WARNING)
   config, workdir = _CONFIG.value, _WORKDIR.value
   try:
     if _MODE.value == 'train':
