@@ -106,10 +106,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   config.train = ConfigDict(
     {
-      'steps': 20_000 if gpu else 4500,
+      'steps': 20_000 if gpu else 3000,
       'log_every': 50,
       'save_every': 500,
-      'eval_every': 2000,
+      'eval_every': 1000,
       'keep': 2,
       'best_metric': 'pq_class/nucleus',
       'num_panels': 8,

@@ -109,7 +109,7 @@ def evaluate_params(
     experiment.task,
     params,
     experiment.eval_batches(),
-    sample_fn=experiment.sample_fn(steps, td),
+    sample_fn=experiment.sample_fn(steps, td, mesh=experiment.mesh),
     seed=experiment.sample_seed,
     mesh=experiment.mesh,
     on_example=draw,
@@ -168,7 +168,9 @@ def evaluate(
     while True:
       found = workdirs.find_step(folder, step, wait=watch)
       if found is not None and found != done:
-        params = workdirs.load_params(experiment, folder, found)
+        params = workdirs.load_params(
+          experiment, folder, found, mesh=experiment.mesh
+        )
         results = evaluate_params(experiment, params, writer=writer, step=found)
         scalars = {f'eval/{k}': v for k, v in results.items()}
         writer.write_scalars(found, scalars)

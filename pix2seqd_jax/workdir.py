@@ -117,8 +117,17 @@ def load_params(
   folder: str | os.PathLike,
   step: int,
   ema: bool | None = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> Params:
-  """The parameters of a checkpoint, laid out by the config's mesh.
+  """The parameters of a checkpoint, on any devices.
+
+  Args:
+    experiment: the parts.
+    folder: the work directory.
+    step: of the checkpoint.
+    ema: the averaged parameters; None is what the config says.
+    mesh: lays them out by the config's rules; None puts them on one device,
+      whatever mesh they were trained on.
 
   Raises:
     ValueError: they do not fit the config's model.
@@ -131,7 +140,9 @@ def load_params(
   wanted = state.collections(wanted)
   _check_tree(params, wanted, folder)
   params = jax.tree.map(lambda _, leaf: leaf, wanted, params)
-  where = sharding.shardings(params, experiment.mesh, experiment.shard_rules)
+  if mesh is None:
+    return jax.device_put(params, jax.devices()[0])
+  where = sharding.shardings(params, mesh, experiment.shard_rules)
   return jax.tree.map(jax.device_put, params, where)
 
 
