@@ -159,6 +159,9 @@ class Experiment:
       'size': data['mask_size'],
       'max_instances': data['max_instances'],
       'id_order': data['id_order'],
+      'stuff': tuple(
+        i + 1 for i, c in enumerate(self.categories) if not c.is_thing
+      ),
     }
     return transforms.build_transforms((*pairs, ('labels', labels)))
 
@@ -166,10 +169,7 @@ class Experiment:
   def _encode_on_host(self):
     if self.config['data']['encode'] == 'device':
       return None
-    model = self.model
-    return lambda semantic, instance: np.asarray(
-      model.encode_labels(semantic, instance)
-    )
+    return self.model.encode_labels
 
   def train_batches(self, start_step: int = 0) -> Iterator[Batch]:
     """Batch number `start_step` and all that follow, without end."""
@@ -289,14 +289,17 @@ class Experiment:
       'sample.stepper_args', known[config['stepper']], config['stepper_args']
     )
 
-  def sample_fn(self, steps=None, td=None, num_samples=1):
-    """(params, inputs, keys) -> Raw, compiled once a shape and steps."""
+  def sample_fn(self, steps=None, td=None, num_samples=1, mesh=None):
+    """(params, inputs, keys) -> Raw, compiled once a shape and steps.
+
+    `mesh` splits the answers like the batch; None is for one device.
+    """
     return evaluate.make_sampler(
       self.model,
       grid=self.grid(steps, td),
       stepper=self.stepper,
       num_samples=num_samples,
-      mesh=self.mesh,
+      mesh=mesh,
     )
 
   @property

@@ -28,16 +28,20 @@ class Labels:
     'raster': 1, 2, ... by their first pixel, row by row from the top left;
     'centroid': 1, 2, ... by the row of their centre of mass, then its column;
     'area': 1, 2, ... from the largest to the smallest;
-    'grid': the number of the cell, out of a grid of about max_instances cells
-      over the picture, that holds the centre of mass; where two meet, the
-      larger segment keeps it and the other takes the nearest free cell. An id
-      is then a matter of place alone: nothing has to be counted, which is what
-      makes pictures of a hundred cells learnable.
+    'grid': by class and place alone, so that nothing has to be counted, which
+      is what makes pictures of a hundred cells learnable. The i-th class of
+      `stuff` is named i; a thing is named by the cell, out of a grid of as
+      many cells as there are ids left, that holds its centre of mass. Where
+      two meet, the larger one keeps the cell and the other takes the nearest
+      that is free.
+
+  `stuff` holds the numbers of the stuff classes; only 'grid' asks for them.
   """
 
   size: tuple[int, int]
   max_instances: int
   id_order: str = 'random'
+  stuff: tuple[int, ...] = ()
   counts: dict = dataclasses.field(
     default_factory=dict, init=False, compare=False, repr=False
   )
@@ -71,7 +75,7 @@ class Labels:
     shown = self._largest(shown, areas, example.get('file'))
     names = np.zeros(len(areas), np.int32)
     if self.id_order == 'grid':
-      names[shown] = _cells(self.max_instances, shown, ids, areas)
+      names[shown] = self._places(shown, classes[shown], ids, areas)
     else:
       order = self._ordered(shown, ids, areas)
       names[order] = self._names(len(shown), rng)
@@ -99,6 +103,36 @@ class Labels:
       return 1 + rng.permutation(self.max_instances - 1)[:count]
     return 1 + np.arange(count)
 
+  def _places(self, shown, classes, ids, areas):
+    """Distinct names 1..max_instances - 1: 'grid', the largest served first."""
+    room = self.max_instances - 1
+    # Half of the ids at least stay for things.
+    stuff = {c: i + 1 for i, c in enumerate(self.stuff[: room // 2])}
+    first = len(stuff) + 1
+    rows, columns = _grid(room - len(stuff))
+    y, x = _centres(shown, ids, areas)
+    y = (y + 0.5) / ids.shape[0] * rows
+    x = (x + 0.5) / ids.shape[1] * columns
+    cells = np.arange(rows * columns)
+    far = np.hypot(
+      cells // columns + 0.5 - y[:, None], cells % columns + 0.5 - x[:, None]
+    )
+    # Ids past the grid, and those of stuff that does not show, come last.
+    spare = [*range(room, first + len(cells) - 1, -1)]
+    spare += [i for c, i in stuff.items() if c not in classes]
+    names = np.zeros(len(shown), np.int32)
+    for i in np.argsort(-areas[shown], kind='stable'):
+      named = stuff.pop(int(classes[i]), None)
+      if named is None:
+        cell = int(np.argmin(far[i]))
+        if np.isfinite(far[i, cell]):
+          far[:, cell] = np.inf
+          named = first + cell
+        else:
+          named = spare.pop()
+      names[i] = named
+    return names
+
   def _ordered(self, shown, ids, areas):
     if self.id_order == 'area':
       return shown[np.argsort(-areas[shown], kind='stable')]
@@ -123,25 +157,7 @@ def _centres(shown, ids, areas):
   )
 
 
-def _cells(max_instances, shown, ids, areas):
-  """Distinct names 1..max_instances - 1 by place, the largest served first."""
-  rows = int(np.sqrt(max_instances))
-  columns = max_instances // rows
-  y, x = _centres(shown, ids, areas)
-  y = (y + 0.5) / ids.shape[0] * rows
-  x = (x + 0.5) / ids.shape[1] * columns
-  cells = np.arange(rows * columns)
-  far = np.hypot(
-    cells // columns + 0.5 - y[:, None], cells % columns + 0.5 - x[:, None]
-  )
-  far[:, 0] = np.inf  # 0 is the null id
-  names = np.zeros(len(shown), np.int32)
-  spare = list(range(max_instances - 1, rows * columns - 1, -1))
-  for i in np.argsort(-areas[shown], kind='stable'):
-    cell = int(np.argmin(far[i]))
-    if np.isfinite(far[i, cell]):
-      far[:, cell] = np.inf
-    else:  # all cells are taken: the ids past the grid
-      cell = spare.pop()
-    names[i] = cell
-  return names
+def _grid(num_ids):
+  """(rows, columns) of a nearly square grid of at most num_ids cells."""
+  rows = max(1, int(np.sqrt(num_ids)))
+  return rows, num_ids // rows

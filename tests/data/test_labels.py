@@ -59,22 +59,24 @@ def test_orders_are_what_they_say():
 
 
 def test_grid_names_are_places():
-  """A segment alone in its cell is named by it, whatever else is there."""
-  ids = np.zeros((16, 16), np.int32)
+  """A thing alone in its cell is named by it, whatever else is there."""
+  ids = np.full((16, 16), 5, np.int32)  # stuff
   ids[0:3, 4:7] = 1  # row 0, column 1 of a 4 x 4 grid
   ids[9:11, 13:15] = 2  # row 2, column 3
   ids[12:16, 12:16] = 3  # row 3, column 3
   ids[8, 12] = 4  # row 2, column 3 as well, and smaller than 2
-  segments = tuple(Segment(i, 1) for i in range(1, 5))
-  transform = labels.Labels((16, 16), 16, 'grid')
+  segments = (*(Segment(i, 1) for i in range(1, 5)), Segment(5, 2))
+  transform = labels.Labels((16, 16), 18, 'grid', stuff=(2,))
 
   def named(ids):
     made = transform({'ids': ids, 'segments': segments}, None)['instance']
-    return made[1, 5], made[10, 14], made[14, 14], made[8, 12]
+    return made[1, 5], made[10, 14], made[14, 14], made[8, 12], made[15, 0]
 
-  assert named(ids)[:3] == (1, 11, 15)
-  assert named(ids)[3] in (6, 7, 10)  # the nearest that are free
-  assert named(np.where(ids == 1, 0, ids))[1:] == named(ids)[1:]
+  stuff = 1
+  assert named(ids)[:3] == (stuff + 2, stuff + 12, stuff + 16)
+  assert named(ids)[3] in (stuff + 7, stuff + 8, stuff + 11)  # near and free
+  assert named(ids)[4] == stuff
+  assert named(np.where(ids == 1, 5, ids))[1:] == named(ids)[1:]
 
 
 def test_grid_names_reach_all_ids():
@@ -82,8 +84,8 @@ def test_grid_names_reach_all_ids():
   for room in (5, 8, 12, 16):
     ids = np.zeros((64, 64), np.int32)
     ids[:8, :8].flat[: room - 1] = np.arange(1, room)
-    segments = tuple(Segment(i, 1) for i in range(1, room))
-    made = labels.Labels((64, 64), room, 'grid')(
+    segments = tuple(Segment(i, 1 + i % 3) for i in range(1, room))
+    made = labels.Labels((64, 64), room, 'grid', stuff=(2, 3))(
       {'ids': ids, 'segments': segments}, None
     )
     assert set(made['instance'].ravel()) == set(range(room))
