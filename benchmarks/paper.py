@@ -1,0 +1,293 @@
+"""The tables of the Pix2Seq-D paper, our numbers beside the paper's.
+
+  python -m benchmarks.paper --table input_scaling --steps 1000
+  python -m benchmarks.paper --table sampling --checkpoint runs/shapes
+  python -m benchmarks.paper --table loss --steps 92412 \
+    --config configs/pix2seq_d_coco.py:ablation --set data.root=/data/coco
+
+Every variant of input_scaling, loss, loss_weight, codes and id_order is
+trained for --steps steps from the same seed on the same data, in a folder of
+--workdir named after what it changes; a finished run is used again, a broken
+one goes on. `sampling` takes one trained run and crosses steps, td and the
+minimum area: pictures are sampled once for each (steps, td) and read out once
+for each area. Its last row gives the same weights noise in place of pictures:
+what it scores there, it scores without looking.
+
+Ours are percent like the paper's. Seconds a picture are the sampler's alone
+(encoder, steps, thresholds), without compilation.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks import common, paper_tables
+from pix2seqd_jax import build, commands, recipe
+from pix2seqd_jax import workdir as workdirs
+from pix2seqd_jax.train import evaluate
+
+NAME = 'paper'
+SAMPLING = 'sampling'
+NOISE_BAR = 0.1  # of PQ and of things' PQ, 0..1
+SCORES = ('pq', 'pq_things', 'pq_stuff', 'miou')
+COLUMNS = ('PQ', 'things', 'stuff', 'mIoU', 's/picture')
+
+
+class States(NamedTuple):
+  """Metric states of one picture, by the name of their read-out."""
+
+  states: Mapping[Any, Any]
+
+  def merge(self, other: 'States') -> 'States':
+    return States({k: s.merge(other.states[k]) for k, s in self.states.items()})
+
+  def compute(self) -> dict[Any, dict[str, float]]:
+    return {k: s.compute() for k, s in self.states.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOuts:
+  """Tasks that share one sampling; a types.Task."""
+
+  tasks: Mapping[Any, Any]
+  given: tuple[str, ...] = ()
+
+  def predict(self, sample_fn, batch, keys):
+    return sample_fn(batch, keys)
+
+  def refine(self, segmentation):
+    return segmentation
+
+  def metrics(self, segmentation, meta) -> States:
+    return States(
+      {
+        name: task.metrics(task.refine(segmentation), meta)
+        for name, task in self.tasks.items()
+      }
+    )
+
+
+class Timed:
+  """A sampler that is compiled first and then timed at every call."""
+
+  def __init__(self, sample_fn):
+    self._sample_fn, self._compiled = sample_fn, None
+    self.seconds, self.images = 0.0, 0
+
+  def __call__(self, params, batch, keys):
+    if self._compiled is None:
+      self._compiled = self._sample_fn.lower(params, batch, keys).compile()
+    start = time.perf_counter()
+    raw = jax.block_until_ready(self._compiled(params, batch, keys))
+    self.seconds += time.perf_counter() - start
+    self.images += keys.shape[0]
+    return raw
+
+
+def with_noise(batches: Iterator, seed: int) -> Iterator:
+  """Batches whose pictures are uniform noise; truth and padding stay."""
+  rng = np.random.default_rng(seed)
+  for batch in batches:
+    image = batch['image']
+    noise = rng.integers(0, 256, image.shape, dtype=image.dtype)
+    yield {**batch, 'image': noise}
+
+
+def score(
+  experiment: build.Experiment,
+  params: Any,
+  *,
+  num_examples: int | None = None,
+  steps: int | None = None,
+  td: float | None = None,
+  min_pixels: Sequence[int] | None = None,
+  noise: bool = False,
+) -> dict[int, dict[str, float]]:
+  """Metrics by minimum area, from one sampling; with 'seconds' a picture."""
+  config = recipe.from_plain(experiment.config)
+  areas = min_pixels or (config.task.min_pixels,)
+  tasks = {
+    area: build.Experiment(
+      common.override(config, {'task.min_pixels': area}), experiment.categories
+    ).task
+    for area in areas
+  }
+  batches = experiment.eval_batches(num_examples)
+  timed = Timed(experiment.sample_fn(steps, td))
+  found = evaluate.evaluate(
+    experiment.model,
+    ReadOuts(tasks),
+    params,
+    with_noise(batches, experiment.sample_seed) if noise else batches,
+    sample_fn=timed,
+    seed=experiment.sample_seed,
+    mesh=experiment.mesh,
+  )
+  seconds = timed.seconds / timed.images
+  return {area: {**found[area], 'seconds': seconds} for area in areas}
+
+
+def train(config, overrides: Mapping[str, Any], steps: int, workdir):
+  """(experiment, params) of a variant, trained unless its folder has it.
+
+  Variants that change nothing in the config share one folder.
+
+  Raises:
+    ValueError: the folder holds a run of another config.
+  """
+  base = build.Experiment(config)
+  changes = {k: v for k, v in overrides.items() if _current(base, k) != v}
+  name = ','.join(f'{k}={v}' for k, v in changes.items()) or 'base'
+  folder = pathlib.Path(workdir) / f'{name}-{steps}'
+  settings = {'train.steps': steps, 'train.eval_every': 0}
+  experiment = build.Experiment(
+    common.override(config, {**changes, **settings, 'train.best_metric': ''})
+  )
+  with contextlib.redirect_stdout(sys.stderr):
+    print(f'{folder}:')
+    # Also checks that the folder is this config's, and returns at once where
+    # it is done.
+    state = commands.train(recipe.from_plain(experiment.config), folder)
+  if int(state.step) < steps:
+    raise KeyboardInterrupt(f'{folder} stopped at step {int(state.step)}.')
+  return experiment, workdirs.load_params(experiment, folder, steps)
+
+
+def _current(experiment: build.Experiment, key: str):
+  """A value of the config, or what the model takes where it is silent."""
+  section, name = key.split('.')
+  owner = experiment.config[section]
+  return owner[name] if name in owner else getattr(experiment.model, name)
+
+
+def _percent(found: Mapping[str, float]) -> list[Any]:
+  values = [
+    None if found.get(k) is None else f'{100 * found[k]:.1f}' for k in SCORES
+  ]
+  return [*values, found['seconds']]
+
+
+def trained_table(args, config):
+  """(columns, rows, numbers, a header's sizes) of a table of trained runs."""
+  table = paper_tables.TRAINED[args.table]
+  rows, numbers, about = [], [], ''
+  for row in table.rows:
+    experiment, params = train(config, row.overrides, args.steps, args.workdir)
+    about = f'{common.sizes(experiment.config)}, {common.parameters(params)}'
+    found = score(experiment, params, num_examples=args.num_examples)
+    [metrics] = found.values()
+    rows.append([row.label, row.paper_pq, *_percent(metrics)])
+    numbers.append(
+      {'label': row.label, 'paper_pq': row.paper_pq, 'metrics': metrics}
+    )
+  sample = config.sample
+  about += (
+    f', {args.steps} training steps of batch {config.data.batch_size} each, '
+    f'sampled with {sample.steps} steps, td {sample.td:g}, '
+    f'{args.num_examples} held-out pictures'
+  )
+  return [table.column, 'paper PQ', *COLUMNS], rows, numbers, about
+
+
+def sampling_table(args):
+  """The same for steps x td x minimum area of one checkpoint."""
+  experiment = workdirs.load(args.checkpoint)
+  step = workdirs.find_step(args.checkpoint, args.step)
+  params = workdirs.load_params(experiment, args.checkpoint, step)
+  config = recipe.from_plain(experiment.config)
+  usual = config.task.min_pixels
+  areas = sorted(set(args.min_pixels or (0, usual // 2, usual, 2 * usual)))
+  cases = [(s, td, False) for s in args.sample_steps for td in args.td]
+  cases.append((config.sample.steps, float(config.sample.td), True))
+  rows, numbers = [], []
+  for steps, td, noise in cases:
+    found = score(
+      experiment,
+      params,
+      num_examples=args.num_examples,
+      steps=steps,
+      td=td,
+      min_pixels=(usual,) if noise else areas,
+      noise=noise,
+    )
+    for area, metrics in found.items():
+      paper = None
+      if td == paper_tables.FINAL_TD and area == usual and not noise:
+        paper = paper_tables.FINAL.get(steps)
+      label = f'{steps}, noise for pictures' if noise else steps
+      shown = None if paper is None else ' / '.join(map(str, paper))
+      rows.append([label, td, area, shown, *_percent(metrics)])
+      case = {'steps': steps, 'td': td, 'min_pixels': area, 'noise': noise}
+      numbers.append({**case, 'paper': paper, 'metrics': metrics})
+    print(f'steps {steps}, td {td}: done', file=sys.stderr)
+  about = (
+    f'{common.sizes(config)}, {common.parameters(params)}, checkpoint of step '
+    f'{step}, {args.num_examples} held-out pictures'
+  )
+  columns = ['steps', 'td', 'min. area', 'paper PQ / things / stuff', *COLUMNS]
+  return columns, rows, numbers, about
+
+
+def _noise_verdict(numbers) -> str:
+  found = numbers[-1]['metrics']
+  worst = max(found['pq'], found.get('pq_things', 0.0))
+  word = 'below' if worst < NOISE_BAR else 'NOT below'
+  return (
+    f'With noise for pictures PQ is {found["pq"]:.3f} and of things '
+    f'{found.get("pq_things", 0.0):.3f}: {word} the bar of {NOISE_BAR}.'
+  )
+
+
+def main(argv=None) -> int:
+  argv = common.arguments(argv)
+  parser = common.parser(NAME, __doc__, 'configs/pix2seq_d_shapes.py')
+  parser.add_argument(
+    '--table', required=True, choices=(*paper_tables.TRAINED, SAMPLING)
+  )
+  parser.add_argument('--steps', type=int, help='of training; the config has')
+  parser.add_argument('--num_examples', type=int, default=256)
+  parser.add_argument('--workdir', default='runs/paper')
+  parser.add_argument('--checkpoint', help='sampling: a trained WORKDIR')
+  parser.add_argument('--step', default='', help="sampling: a step or 'best'")
+  parser.add_argument(
+    '--sample_steps', type=int, nargs='+', default=(5, 10, 20, 50)
+  )
+  parser.add_argument('--td', type=float, nargs='+', default=(0.0, 1, 2, 4))
+  parser.add_argument(
+    '--min_pixels', type=int, nargs='+', help="0, half, one, two of config's"
+  )
+  args = parser.parse_args(argv)
+  if args.table == SAMPLING:
+    if not args.checkpoint:
+      parser.error('--table sampling needs --checkpoint WORKDIR.')
+    title = 'Steps, asymmetric time, minimum area'
+    columns, rows, numbers, about = sampling_table(args)
+    parts = [common.table(columns, rows), _noise_verdict(numbers)]
+  else:
+    title = paper_tables.TRAINED[args.table].title
+    config = common.load_config(args.config, args.set)
+    args.steps = args.steps or config.train.steps
+    columns, rows, numbers, about = trained_table(args, config)
+    parts = [common.table(columns, rows)]
+  common.report(
+    args,
+    argv,
+    name=NAME,
+    title=title,
+    about=about,
+    parts=parts,
+    numbers={'table': args.table, 'rows': numbers},
+    stem=args.table,
+  )
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
