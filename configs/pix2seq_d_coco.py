@@ -68,6 +68,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'image_size': (image, image),
       'mask_size': (mask, mask),
       'id_order': 'random',
+      'name_stuff': False,
       'encode': 'device',
       'train_transforms': (
         ('scale_jitter', {'scale': (1.0, 3.0 if augment else 1.0)}),

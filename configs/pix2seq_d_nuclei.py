@@ -40,6 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'image_size': (256, 256) if gpu else (128, 128),
       'mask_size': (128, 128) if gpu else (64, 64),
       'id_order': 'grid',  # a hundred cells cannot be counted in passing
+      'name_stuff': True,
       'encode': 'device',
       'train_transforms': (
         ('scale_jitter', {'scale': (0.8, 1.6)}),

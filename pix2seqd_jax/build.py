@@ -21,13 +21,33 @@ from pix2seqd_jax.data import pipeline as data_pipeline
 from pix2seqd_jax.data import transforms
 from pix2seqd_jax.diffusion import grids, steppers
 from pix2seqd_jax.registry import DATASETS, MODELS, TASKS, did_you_mean
-from pix2seqd_jax.train import evaluate, optimizer, sharding, step
+from pix2seqd_jax.train import evaluate, optimizer, sharding, state, step
 from pix2seqd_jax.types import Batch, Category, Grid, Meta
 
 # Transforms whose `size` is data.image_size unless the config says otherwise.
 _SIZED = ('scale_jitter', 'fixed_size_crop', 'resize_to_fit', 'pad')
 # Paths of a source that are read from data.root on.
 _BELOW_ROOT = ('images', 'panoptic', 'annotations')
+# The least value -> the numbers that must be integers of at least it.
+_INTEGERS = {
+  1: (
+    'data.batch_size',
+    'data.num_classes',
+    'train.steps',
+    'train.log_every',
+    'train.keep',
+    'eval.batch_size',
+    'sample.steps',
+    'optimizer.accumulate',
+  ),
+  0: (
+    'train.save_every',
+    'train.eval_every',
+    'train.num_panels',
+    'eval.num_examples',
+    'data.num_threads',
+  ),
+}
 _ROOMS = (data_room, models_room, tasks_room)  # imported: names are registered
 
 
@@ -69,19 +89,12 @@ class Experiment:
     self._check_numbers()
 
   def _check_numbers(self):
-    positive = (
-      ('data', 'batch_size'),
-      ('data', 'num_classes'),
-      ('train', 'steps'),
-      ('train', 'log_every'),
-      ('eval', 'batch_size'),
-      ('sample', 'steps'),
-      ('optimizer', 'accumulate'),
-    )
-    for section, key in positive:
-      value = self.config[section][key]
-      if not (isinstance(value, int) and value >= 1):
-        raise ValueError(f'{section}.{key}={value!r} must be an integer >= 1.')
+    for least, names in _INTEGERS.items():
+      for name in names:
+        section, key = name.split('.')
+        value = self.config[section][key]
+        if not (isinstance(value, int) and value >= least):
+          raise ValueError(f'{name}={value!r} must be an integer >= {least}.')
     if self.config['data']['max_instances'] < 2:
       raise ValueError(
         f'data.max_instances={self.config["data"]["max_instances"]} counts the '
@@ -147,6 +160,17 @@ class Experiment:
   def categories(self) -> tuple[Category, ...]:
     return self._categories or self.source('eval').categories
 
+  @property
+  def _named_stuff(self) -> tuple[int, ...]:
+    """Classes with ids of their own: all stuff, or none (the paper)."""
+    if not self.config['data']['name_stuff']:
+      return ()
+    return tuple(
+      number
+      for number, category in enumerate(self.categories, 1)
+      if not category.is_thing
+    )
+
   def transform(self, split: str):
     """The host transforms of a split: the config's, padding, the labels."""
     data = self.config['data']
@@ -159,9 +183,7 @@ class Experiment:
       'size': data['mask_size'],
       'max_instances': data['max_instances'],
       'id_order': data['id_order'],
-      'stuff': tuple(
-        i + 1 for i, c in enumerate(self.categories) if not c.is_thing
-      ),
+      'stuff': self._named_stuff,
     }
     return transforms.build_transforms((*pairs, ('labels', labels)))
 
@@ -328,12 +350,29 @@ class Experiment:
       accumulate=config['accumulate'],
     )
 
+  @property
+  def state_args(self):
+    """What state.create_state and abstract_state take after the optimizer."""
+    return (
+      self.abstract_batch(),
+      self.mesh,
+      self.shard_rules,
+      self.keeps_ema,
+    )
+
+  @functools.cached_property
+  def abstract_state(self) -> state.TrainState:
+    """Shapes and shardings of the train state; a target for restoring."""
+    return state.abstract_state(self.model, self.optimizer, *self.state_args)
+
   def check(self) -> None:
     """Builds what can be wrong, before anything is written or compiled."""
     _ = self.mesh, self.model, self.task, self.optimizer, self.stepper
     self.grid()
-    self.transform('train')
-    self.source('train')
+    for split in ('train', 'eval'):
+      self.transform(split)
+      self.source(split)
+    _ = self.abstract_state
 
 
 def _inputs(batch):

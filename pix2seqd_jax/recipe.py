@@ -38,6 +38,7 @@ KEYS = {
     'image_size',
     'mask_size',
     'id_order',
+    'name_stuff',
     'encode',
     'train_transforms',
     'eval_transforms',

@@ -28,14 +28,14 @@ class Labels:
     'raster': 1, 2, ... by their first pixel, row by row from the top left;
     'centroid': 1, 2, ... by the row of their centre of mass, then its column;
     'area': 1, 2, ... from the largest to the smallest;
-    'grid': by class and place alone, so that nothing has to be counted, which
-      is what makes pictures of a hundred cells learnable. The i-th class of
-      `stuff` is named i; a thing is named by the cell, out of a grid of as
-      many cells as there are ids left, that holds its centre of mass. Where
-      two meet, the larger one keeps the cell and the other takes the nearest
-      that is free.
+    'grid': the cell, out of a grid of as many cells as there are ids, that
+      holds the centre of mass, so that nothing has to be counted. Where two
+      meet, the larger one keeps the cell and the other takes the nearest that
+      is free.
 
-  `stuff` holds the numbers of the stuff classes; only 'grid' asks for them.
+  `stuff` holds the numbers of classes that have ids of their own: the largest
+  segment of the i-th of them is always i, and the order begins behind them.
+  The reference gives none.
   """
 
   size: tuple[int, int]
@@ -73,12 +73,15 @@ class Labels:
       classes[segment.id] = segment.category
     shown = np.flatnonzero((areas > 0) & (classes > 0))
     shown = self._largest(shown, areas, example.get('file'))
-    names = np.zeros(len(areas), np.int32)
+    names = self._own(shown, classes, areas)
+    free = self._free(names, len(shown))
+    rest = shown[names[shown] == 0]
     if self.id_order == 'grid':
-      names[shown] = self._places(shown, classes[shown], ids, areas)
+      names[rest] = _cells(rest, ids, areas, free)
+    elif self.id_order == 'random':
+      names[rest] = rng.permutation(free)[: len(rest)]
     else:
-      order = self._ordered(shown, ids, areas)
-      names[order] = self._names(len(shown), rng)
+      names[self._ordered(rest, ids, areas)] = free[: len(rest)]
     classes = np.where(names > 0, classes, 0)
     return example | {'semantic': classes[ids], 'instance': names[ids]}
 
@@ -98,40 +101,24 @@ class Labels:
     order = np.argsort(-areas[shown], kind='stable')
     return np.sort(shown[order[:room]])
 
-  def _names(self, count, rng):
-    if self.id_order == 'random':
-      return 1 + rng.permutation(self.max_instances - 1)[:count]
-    return 1 + np.arange(count)
-
-  def _places(self, shown, classes, ids, areas):
-    """Distinct names 1..max_instances - 1: 'grid', the largest served first."""
-    room = self.max_instances - 1
-    # Half of the ids at least stay for things.
-    stuff = {c: i + 1 for i, c in enumerate(self.stuff[: room // 2])}
-    first = len(stuff) + 1
-    rows, columns = _grid(room - len(stuff))
-    y, x = _centres(shown, ids, areas)
-    y = (y + 0.5) / ids.shape[0] * rows
-    x = (x + 0.5) / ids.shape[1] * columns
-    cells = np.arange(rows * columns)
-    far = np.hypot(
-      cells // columns + 0.5 - y[:, None], cells % columns + 0.5 - x[:, None]
-    )
-    # Ids past the grid, and those of stuff that does not show, come last.
-    spare = [*range(room, first + len(cells) - 1, -1)]
-    spare += [i for c, i in stuff.items() if c not in classes]
-    names = np.zeros(len(shown), np.int32)
-    for i in np.argsort(-areas[shown], kind='stable'):
-      named = stuff.pop(int(classes[i]), None)
-      if named is None:
-        cell = int(np.argmin(far[i]))
-        if np.isfinite(far[i, cell]):
-          far[:, cell] = np.inf
-          named = first + cell
-        else:
-          named = spare.pop()
-      names[i] = named
+  def _own(self, shown, classes, areas):
+    """Names of the segments whose class has an id of its own, 0 elsewhere."""
+    names = np.zeros(len(areas), np.int32)
+    for i, number in enumerate(self.stuff[: self.max_instances - 1]):
+      of_class = shown[classes[shown] == number]
+      if len(of_class):
+        names[of_class[np.argmax(areas[of_class])]] = i + 1
     return names
+
+  def _free(self, names, count):
+    """The ids for all other segments; those of absent classes come last."""
+    taken = int((names > 0).sum())
+    ids = np.arange(1, self.max_instances)
+    behind = ids[len(self.stuff) :]
+    if count - taken <= len(behind):
+      return behind
+    absent = np.setdiff1d(ids[: len(self.stuff)], names)
+    return np.concatenate([behind, absent])
 
   def _ordered(self, shown, ids, areas):
     if self.id_order == 'area':
@@ -157,7 +144,24 @@ def _centres(shown, ids, areas):
   )
 
 
-def _grid(num_ids):
-  """(rows, columns) of a nearly square grid of at most num_ids cells."""
-  rows = max(1, int(np.sqrt(num_ids)))
-  return rows, num_ids // rows
+def _cells(shown, ids, areas, free):
+  """One of the ids `free` for each segment, by place; the largest first."""
+  rows = max(1, int(np.sqrt(len(free))))
+  columns = len(free) // rows
+  y, x = _centres(shown, ids, areas)
+  y = (y + 0.5) / ids.shape[0] * rows
+  x = (x + 0.5) / ids.shape[1] * columns
+  cells = np.arange(rows * columns)
+  far = np.hypot(
+    cells // columns + 0.5 - y[:, None], cells % columns + 0.5 - x[:, None]
+  )
+  spare = list(free[len(cells) :])
+  names = np.zeros(len(shown), np.int32)
+  for i in np.argsort(-areas[shown], kind='stable'):
+    cell = int(np.argmin(far[i]))
+    if np.isfinite(far[i, cell]):
+      far[:, cell] = np.inf
+      names[i] = free[cell]
+    else:  # every cell is taken
+      names[i] = spare.pop()
+  return names

@@ -91,6 +91,19 @@ def test_grid_names_reach_all_ids():
     assert set(made['instance'].ravel()) == set(range(room))
 
 
+@pytest.mark.parametrize('order', labels.ID_ORDERS)
+def test_classes_with_ids_of_their_own_keep_them(order):
+  transform = labels.Labels((24, 20), 20, order, stuff=(3, 2))
+  for seed in range(5):
+    example = _example(seed)
+    made = transform(example, np.random.default_rng(seed))
+    assert _same_partition(made['instance'], example['ids'])
+    for name, number in ((1, 3), (2, 2)):
+      assert set(made['semantic'][made['instance'] == name]) == {number}
+  if order == 'raster':
+    assert made['instance'].max() == 6  # 1 and 2, and four others behind
+
+
 def test_crowd_is_void():
   example = _example()
   crowd = example['segments'][2]._replace(is_crowd=True)
