@@ -91,7 +91,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
   )
   config.task = ConfigDict(
-    {'name': 'panoptic', 'min_pixels': 20, 'merge_stuff': True}
+    {
+      'name': 'panoptic',
+      'min_pixels': 20,
+      'merge_stuff': True,
+      'split_things': True,
+    }
   )
   config.sample = ConfigDict(
     {

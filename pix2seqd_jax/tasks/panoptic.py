@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from pix2seqd_jax import types
 from pix2seqd_jax.encoding import panoptic_ids
@@ -16,7 +17,7 @@ class PanopticTask:
 
   The read-out is Pix2Seq-D's (https://arxiv.org/abs/2210.06366, section 3.3):
   the majority class of each id, without small segments. There is no threshold
-  on confidence and no search for connected components.
+  on confidence, and by default no search for connected components.
 
   Attributes:
     categories: class c is `categories[c - 1]`.
@@ -27,6 +28,10 @@ class PanopticTask:
       was not released, cannot tell whether it did this.
     void_id_zero: pixels with id 0 are void, as in the reference's COCO branch;
       otherwise id 0 is an id like any other and may win a class.
+    split_things: each connected component of a thing's id becomes a thing of
+      its own (pixels touch by a side). Not in the reference; right where
+      things are in one piece, as cells are: two of them that got one id far
+      apart are then two.
     class_agnostic: PQ takes all segments as one class.
     given: labels that are inputs of this task; none.
   """
@@ -39,6 +44,7 @@ class PanopticTask:
     min_pixels: int = 0,
     merge_stuff: bool = True,
     void_id_zero: bool = True,
+    split_things: bool = False,
     class_agnostic: bool = False,
   ):
     if min_pixels < 0:
@@ -53,6 +59,7 @@ class PanopticTask:
     self.min_pixels = min_pixels
     self.merge_stuff = merge_stuff
     self.void_id_zero = void_id_zero
+    self.split_things = split_things
     self.class_agnostic = class_agnostic
     self._is_thing = np.array([c.is_thing for c in self.categories], bool)
 
@@ -75,6 +82,11 @@ class PanopticTask:
     votes = panoptic_ids.majority_class(
       semantic, instance, len(self.categories)
     )
+    if self.split_things:
+      things = [
+        i for i, c in votes.items() if i and c and self._is_thing[c - 1]
+      ]
+      instance = _split(instance, things, votes)
     ids, areas, inverse = _ranks(instance)
     classes = np.array([votes[i] for i in ids.tolist()], np.int32)
     classes[areas < self.min_pixels] = 0
@@ -175,6 +187,24 @@ def semantic_of(
   names = np.array([s.id for s in segments], np.int64)
   classes = np.array([0, *(s.category for s in segments)], np.int32)
   return classes[panoptic_quality.positions(ids, names, 'truth')]
+
+
+def _split(instance, names, votes):
+  """Gives components past the first of each id in `names` fresh ids.
+
+  `votes` gets the classes of the fresh ids: those of the id they came from.
+  """
+  instance = instance.copy()
+  fresh = int(instance.max(initial=0)) + 1
+  boxes = ndimage.find_objects(instance)
+  for name in names:
+    part = instance[boxes[name - 1]]
+    parts, count = ndimage.label(part == name)
+    for k in range(2, count + 1):
+      part[parts == k] = fresh
+      votes[fresh] = votes[name]
+      fresh += 1
+  return instance
 
 
 def _ranks(values):

@@ -208,3 +208,23 @@ def test_is_registered_and_is_a_task():
   assert registry.TASKS['panoptic'] is PanopticTask
   assert isinstance(task(), types.Task)
   assert task().given == ()
+
+
+def test_split_things_cuts_ids_at_gaps():
+  """Two things of one id, apart, become two; stuff of one id stays one."""
+  categories = (
+    types.Category(1, 'cell', True),
+    types.Category(2, 'ground', False),
+  )
+  instance = np.full((8, 9), 1, np.int32)
+  instance[:, 4] = 3  # a thing that cuts the ground in two
+  instance[1:3, 1:3] = instance[5:7, 6:8] = 2  # far apart, one id
+  semantic = np.where(instance == 1, 2, 1).astype(np.int32)
+  found = types.Segmentation(semantic, instance)
+  for split, things in ((False, 2), (True, 3)):
+    task = PanopticTask(categories, split_things=split)
+    ids, segments = task.segments(task.refine(found))
+    assert sum(s.category == 1 for s in segments) == things
+    assert sum(s.category == 2 for s in segments) == 1
+    np.testing.assert_array_equal(task.refine(found).semantic, semantic)
+  assert ids[1, 1] != ids[5, 6]
