@@ -52,7 +52,7 @@ def load_config(
   if str(REPO) not in sys.path:
     sys.path.insert(0, str(REPO))  # recipes import configs.common
   module_spec.loader.exec_module(module)
-  config = module.get_config(argument or None)
+  config = module.get_config(*filter(None, [argument]))
   return override(config, parse_overrides(overrides))
 
 

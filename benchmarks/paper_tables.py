@@ -51,12 +51,12 @@ TRAINED = {
   'codes': Table(
     'Codes',
     'code',
-    _rows('model.bits_kind', {'binary': None, 'gray': None, 'random': None}),
+    _rows('model.bits_kind', dict.fromkeys(('binary', 'gray', 'random'))),
   ),
   'id_order': Table(
     'Order of ids',
     'id_order',
-    _rows('data.id_order', {'random': None, 'raster': None, 'area': None}),
+    _rows('data.id_order', dict.fromkeys(('random', 'raster', 'area', 'grid'))),
   ),
 }
 
