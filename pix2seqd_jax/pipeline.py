@@ -186,8 +186,8 @@ def as_rgb(image: Any) -> np.ndarray:
   """
   if isinstance(image, str | os.PathLike):
     return files.read_image(image)
-  if hasattr(image, 'convert'):  # PIL
-    image = image.convert('RGB')
+  if hasattr(image, 'convert'):  # PIL; turned as its EXIF says, as a file is
+    image = files.to_rgb(image)
   array = np.asarray(image)
   if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
     raise ValueError(

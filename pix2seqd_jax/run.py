@@ -66,7 +66,7 @@ def main(argv):
 
 
 def run():
-  """The entry point of the command `pix2seqd`."""
+  """Parses the command line, then `main`."""
   flags.mark_flag_as_required('workdir')
   app.run(main)
 

@@ -45,9 +45,10 @@ def save(experiment: build.Experiment, folder: pathlib.Path) -> None:
 
   Raises:
     ValueError: the folder holds a run of another model, data set, optimizer
-      or seed.
+      or seed. What never came to a checkpoint is no run.
   """
-  resume.check_resume(folder, experiment.config, free=_FREE)
+  if weights.steps_in(folder):
+    resume.check_resume(folder, experiment.config, free=_FREE)
   if jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
     categories.write_categories(folder / _CATEGORIES, experiment.categories)
@@ -70,18 +71,13 @@ def start(
   experiment: build.Experiment, saved: checkpoint.Checkpointer
 ) -> tuple[state.TrainState, str]:
   """The newest state of the run, or a new one, and what to tell of it."""
-  args = (
-    experiment.abstract_batch(),
-    experiment.mesh,
-    experiment.shard_rules,
-    experiment.keeps_ema,
-  )
-  model, optimizer = experiment.model, experiment.optimizer
   if saved.latest_step() is not None:
-    found = saved.restore(state.abstract_state(model, optimizer, *args))
+    found = saved.restore(experiment.abstract_state)
     return found, f'going on from the checkpoint of step {int(found.step)}'
   k_init = jax.random.fold_in(jax.random.key(experiment.seed), 2**31 - 1)
-  new = state.create_state(model, optimizer, k_init, *args)
+  new = state.create_state(
+    experiment.model, experiment.optimizer, k_init, *experiment.state_args
+  )
   if not experiment.init_from:
     return new, ''
   params, report = weights.init_from(new.params, experiment.init_from)

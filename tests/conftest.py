@@ -1,5 +1,7 @@
 """Shared by all tests: devices, the compilation cache, ../shared."""
 
+import fcntl
+import json
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -68,19 +70,21 @@ class SmokeRun(NamedTuple):
   results: dict[str, float]
 
 
-def smoke_config():
-  """The smallest recipe, with every kind of randomness on."""
-  from configs import pix2seq_d_shapes
-
-  return pix2seq_d_shapes.get_config('smoke')
-
-
 @pytest.fixture(scope='session')
 def smoke_run(tmp_path_factory) -> SmokeRun:
-  """Trains and evaluates once a test session, however many tests look."""
+  """Trains and evaluates once, however many tests and workers look."""
+  from smoke import smoke_config
+
   from pix2seqd_jax import commands
 
-  config = smoke_config()
-  workdir = tmp_path_factory.mktemp('smoke') / 'run'
-  commands.train(config, workdir)
-  return SmokeRun(config, workdir, commands.evaluate(workdir))
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    folder = folder.parent  # what all workers share
+  config, workdir = smoke_config(), folder / 'smoke_run'
+  done = folder / 'smoke_run.json'
+  with open(folder / 'smoke_run.lock', 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not done.exists():
+      commands.train(config, workdir)
+      done.write_text(json.dumps(commands.evaluate(workdir)))
+  return SmokeRun(config, workdir, json.loads(done.read_text()))

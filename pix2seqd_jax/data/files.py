@@ -73,27 +73,37 @@ def read_image(path, *, exif=True):
   """
   path = pathlib.Path(path)
   with _opened(path) as image:
-    try:
-      image.load()
-      mode, kind = image.mode, image.format
-      if exif:
-        image = ImageOps.exif_transpose(image)
-    except Exception as error:
-      raise ValueError(
-        f'{path} is cut off or damaged: {error}. Replace the file.'
-      ) from error
-    if mode in _SIXTEEN or (mode == 'I' and kind == 'PNG'):
-      values = np.asarray(image).astype(np.int64)
-      gray = ((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8)
-      return np.repeat(gray[..., None], 3, axis=-1)
-    if mode not in _PLAIN + _OTHER:
-      raise ValueError(
-        f'{path} has the mode {mode!r}, which has no agreed meaning as 8-bit '
-        'RGB; convert the file to an 8- or 16-bit picture.'
-      )
-    if mode == 'P' and 'transparency' in image.info:
-      image = image.convert('RGBA')
-    return np.array(image.convert('RGB'))
+    return to_rgb(image, path, exif=exif)
+
+
+def to_rgb(image, name='the picture', *, exif=True):
+  """A PIL picture as uint8 RGB [h, w, 3]; see `read_image`.
+
+  Raises:
+    ValueError: naming `name`, for a picture that is cut off, or a mode that
+      has no agreed meaning as 8-bit colours.
+  """
+  try:
+    image.load()
+    mode, kind = image.mode, image.format
+    if exif:
+      image = ImageOps.exif_transpose(image)
+  except Exception as error:
+    raise ValueError(
+      f'{name} is cut off or damaged: {error}. Replace the file.'
+    ) from error
+  if mode in _SIXTEEN or (mode == 'I' and kind == 'PNG'):
+    values = np.asarray(image).astype(np.int64)
+    gray = ((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1)
+  if mode not in _PLAIN + _OTHER:
+    raise ValueError(
+      f'{name} has the mode {mode!r}, which has no agreed meaning as 8-bit '
+      'RGB; convert the file to an 8- or 16-bit picture.'
+    )
+  if mode == 'P' and 'transparency' in image.info:
+    image = image.convert('RGBA')
+  return np.array(image.convert('RGB'))
 
 
 def read_panoptic_png(path):

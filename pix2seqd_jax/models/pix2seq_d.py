@@ -13,8 +13,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
 
 from pix2seqd_jax.architectures import pyramid, resnet_transformer, transunet
 from pix2seqd_jax.diffusion import noise, schedules, weights
@@ -28,6 +28,15 @@ PAD_VALUE = 0.3  # of pictures, in [0, 1]; the reference's
 CONDITIONALS = ('none', 'cat', 'attn', 'cat+attn')
 # What the network's channels mean -> what `value` estimates.
 LOSSES = {'softmax': 'x0', 'sigmoid': 'x0', 'x0': 'x0', 'eps': 'x1'}
+# Arguments of the networks that follow from the model's own.
+_SET_BY_MODEL = (
+  'out_channels',
+  'cross_attention',
+  'dtype',
+  'remat',
+  'parent',
+  'name',
+)
 
 
 @MODELS.register('pix2seq_d')
@@ -90,6 +99,15 @@ class Pix2SeqD(model_lib.DiffusionModel):
           f'model.{key}={value!r} is unknown.{did_you_mean(value, known)} '
           f'Known: {", ".join(known)}.'
         )
+    schedule = schedules.SCHEDULES[self.schedule[0]]
+    for key, entry, kwargs in (
+      ('schedule', schedule, self.schedule[1]),
+      ('encoder', resnet_transformer.Encoder, self.encoder),
+      ('merge', pyramid.TopDownMerge, self.merge),
+      ('denoiser', transunet.TransUNet, self.denoiser),
+    ):
+      _check_names(f'model.{key}', entry, kwargs)
+    _ = self.codes, self.process  # they check their own arguments
     if not self.scale > 0:
       raise ValueError(f'model.scale={self.scale} must be above 0.')
     if not 0 <= self.self_condition_rate <= 1:
@@ -280,11 +298,15 @@ class Pix2SeqD(model_lib.DiffusionModel):
   # Labels <-> bits.
 
   def encode_labels(
-    self, semantic: Int[Array, '...'], instance: Int[Array, '...']
-  ) -> Float[Array, '... k']:
-    """Class and id maps -> analog bits, [class | instance]."""
+    self, semantic: bits.Ids, instance: bits.Ids
+  ) -> bits.Analog:
+    """Class and id maps -> analog bits, [class | instance].
+
+    NumPy in, NumPy out, with the same values: data.encode='host'.
+    """
     class_code, instance_code = self.codes
-    return jnp.concatenate(
+    numbers = np if isinstance(semantic, np.ndarray) else jnp
+    return numbers.concatenate(
       [
         class_code.encode(semantic, self.scale),
         instance_code.encode(instance, self.scale),
@@ -356,3 +378,18 @@ class Pix2SeqD(model_lib.DiffusionModel):
       ],
       -1,
     )
+
+
+def _check_names(where, entry, kwargs):
+  """Raises ValueError for an argument that a part of the model has not."""
+  known = [
+    field.name
+    for field in dataclasses.fields(entry)
+    if field.init and field.name not in _SET_BY_MODEL
+  ]
+  for name in kwargs:
+    if name not in known:
+      raise ValueError(
+        f'{where}.{name} is unknown to {entry.__name__}.'
+        f'{did_you_mean(name, known)} Known: {", ".join(known)}.'
+      )

@@ -1,0 +1,67 @@
+"""Writes examples of a run's data as files in COCO panoptic layout.
+
+  python -m pix2seqd_jax.export --workdir runs/shapes --output scenes --num 8
+
+gives scenes/images/*.png, scenes/panoptic/*.png and scenes/panoptic.json: the
+form in which one's own data are read (data.name='coco_panoptic').
+"""
+
+import argparse
+import os
+import pathlib
+
+from pix2seqd_jax import visualize, workdir
+from pix2seqd_jax.data import writers
+
+
+def export(
+  folder: str | os.PathLike,
+  output: str | os.PathLike,
+  *,
+  split: str = 'eval',
+  num_examples: int = 8,
+) -> pathlib.Path:
+  """The first examples of a split, untransformed; returns the output folder.
+
+  Args:
+    folder: the work directory of a run; it need not have been trained.
+    output: gets images/, panoptic/ and panoptic.json.
+    split: 'train' or 'eval' (held out).
+    num_examples: fewer if the split has fewer.
+
+  Raises:
+    ValueError: `folder` holds no run, or a number below 1.
+  """
+  if num_examples < 1:
+    raise ValueError(f'num_examples={num_examples} must be at least 1.')
+  experiment = workdir.load(folder)
+  source, output = experiment.source(split), pathlib.Path(output)
+  with writers.PanopticWriter(output, source.categories) as writer:
+    for index in range(min(num_examples, len(source))):
+      example = source[index]
+      name = pathlib.PurePath(example['file']).with_suffix('.png').name
+      visualize.save_png(output / 'images' / name, example['image'])
+      writer.add(name, example['ids'], example['segments'])
+  return output
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--workdir', required=True, help='the folder of a run')
+  parser.add_argument('--output', required=True, help='where to write')
+  parser.add_argument('--split', default='eval', choices=('train', 'eval'))
+  parser.add_argument('--num', type=int, default=8, help='how many pictures')
+  flags = parser.parse_args()
+  try:
+    output = export(
+      flags.workdir, flags.output, split=flags.split, num_examples=flags.num
+    )
+  except (ValueError, OSError) as error:
+    parser.exit(1, f'{type(error).__name__}: {error}\n')
+  print(f'Wrote {output}/images/, {output}/panoptic/, {output}/panoptic.json.')
+
+
+if __name__ == '__main__':
+  main()

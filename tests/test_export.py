@@ -1,0 +1,36 @@
+"""What is exported is what the reader of COCO panoptic files reads."""
+
+import numpy as np
+import pytest
+from smoke import smoke_config
+
+from pix2seqd_jax import build, export, workdir
+from pix2seqd_jax.data.coco_panoptic import CocoPanoptic
+
+
+@pytest.fixture
+def run(tmp_path):
+  """A work directory before its first step."""
+  workdir.save(build.Experiment(smoke_config()), tmp_path / 'run')
+  return tmp_path / 'run'
+
+
+def test_examples_survive_as_files(run, tmp_path):
+  output = export.export(run, tmp_path / 'out', num_examples=3)
+  read = CocoPanoptic(
+    output / 'images', output / 'panoptic', output / 'panoptic.json'
+  )
+  source = workdir.load(run).source('eval')
+  assert len(read) == 3 and read.categories == source.categories
+  for i in range(3):
+    ours, theirs = source[i], read[i]
+    np.testing.assert_array_equal(theirs['image'], ours['image'])
+    np.testing.assert_array_equal(theirs['ids'], ours['ids'])
+    assert theirs['segments'] == ours['segments']
+
+
+def test_errors(run, tmp_path):
+  with pytest.raises(ValueError, match='num_examples=0'):
+    export.export(run, tmp_path / 'out', num_examples=0)
+  with pytest.raises(ValueError, match=r'config\.json does not exist'):
+    export.export(tmp_path / 'nowhere', tmp_path / 'out')

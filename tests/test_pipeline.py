@@ -1,0 +1,197 @@
+"""A trained folder, a picture, a mask: what users call."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pix2seqd_jax
+from pix2seqd_jax import pipeline as pipeline_lib
+from pix2seqd_jax.data.coco_panoptic import CocoPanoptic
+
+
+@pytest.fixture(scope='module')
+def pipe(smoke_run):
+  found = pix2seqd_jax.Pipeline.from_pretrained(smoke_run.workdir)
+  # Six steps of training give nothing but specks: keep them all.
+  found.experiment.task.min_pixels = 0
+  return found
+
+
+def picture(size=(50, 70), seed=0):
+  return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+
+
+def test_a_result_names_its_segments(pipe):
+  image = picture()
+  result = pipe.segment(image, steps=2)
+  assert result.segmentation.shape == (50, 70)
+  assert result.segmentation.dtype == np.int32
+  np.testing.assert_array_equal(result.image, image)
+  infos = result.segments_info
+  assert infos, 'no segment at all'
+  names = [category.name for category in pipe.categories]
+  for info in infos:
+    assert list(info) == ['id', 'label_id', 'label', 'score', 'area']
+    assert info['label'] == names[info['label_id'] - 1]
+    assert 0 <= info['score'] <= 1
+    assert info['area'] == (result.segmentation == info['id']).sum() > 0
+  void = (result.segmentation == 0).sum()
+  assert sum(info['area'] for info in infos) + void == 50 * 70
+  json.dumps(infos)
+  overlay = result.overlay()
+  assert overlay.dtype == np.uint8 and overlay.shape[-1] == 3
+  assert overlay.shape[0] > 200  # enlarged, and with a legend
+
+
+def test_the_seed_decides(pipe):
+  image = picture()
+  first, again, other = (
+    pipe.segment(image, steps=2, seed=seed) for seed in (3, 3, 4)
+  )
+  np.testing.assert_array_equal(first.segmentation, again.segmentation)
+  assert first.segments == again.segments
+  # So early the mask hardly heeds the noise; the scores always do.
+  assert first.segments != other.segments
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 200), (64, 64), (300, 40)])
+def test_any_size(pipe, size):
+  result = pipe.segment(picture(size), steps=2)
+  assert result.segmentation.shape == size
+
+
+def test_no_steps(pipe):
+  with pytest.raises(ValueError, match='steps=0 must be a whole number'):
+    pipe.segment(picture(), steps=0)
+
+
+@pytest.mark.parametrize(
+  'mode', ['RGB', 'L', '1', 'P', 'RGBA', 'LA', 'CMYK', 'I;16']
+)
+def test_any_mode_of_picture(pipe, mode, tmp_path):
+  if mode == 'I;16':
+    gray = picture()[..., 0].astype(np.uint16) * 257
+    image = Image.fromarray(gray)
+    wanted = np.repeat(picture()[..., :1], 3, -1)
+  else:
+    image = Image.fromarray(picture()).convert(mode)
+    wanted = np.asarray(image.convert('RGB'))
+  np.testing.assert_array_equal(pipeline_lib.as_rgb(image), wanted)
+  path = tmp_path / ('a.tif' if mode == 'CMYK' else 'a.png')
+  image.save(path)
+  np.testing.assert_array_equal(pipeline_lib.as_rgb(path), wanted)
+  assert pipe.segment(path, steps=2).segmentation.shape == (50, 70)
+
+
+def rotated(path, orientation=6):
+  image = Image.fromarray(picture((50, 70)))
+  exif = image.getexif()
+  exif[0x0112] = orientation
+  image.save(path, exif=exif)
+  return path
+
+
+def test_exif_rotation_is_applied(pipe, tmp_path):
+  path = rotated(tmp_path / 'turned.jpg')
+  from_file = pipe.segment(path, steps=2)
+  assert from_file.segmentation.shape == (70, 50)
+  assert from_file.image.shape == (70, 50, 3)
+  from_pil = pipe.segment(Image.open(path), steps=2)
+  np.testing.assert_array_equal(from_pil.segmentation, from_file.segmentation)
+
+
+@pytest.mark.parametrize(
+  'image',
+  [
+    np.zeros((8, 8), np.uint8),
+    np.zeros((8, 8, 4), np.uint8),
+    np.zeros((8, 8, 3), np.float32),
+    np.zeros((1, 8, 8, 3), np.uint8),
+  ],
+)
+def test_arrays_that_are_no_picture(pipe, image):
+  with pytest.raises(ValueError, match=r'give uint8 \[h, w, 3\] RGB'):
+    pipe.segment(image)
+
+
+def test_a_picture_without_pixels(pipe):
+  with pytest.raises(ValueError, match='has no pixels'):
+    pipe.segment(np.zeros((0, 8, 3), np.uint8))
+
+
+def test_broken_files(pipe, tmp_path):
+  for name, data in (('empty.png', b''), ('text.jpg', b'no picture')):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=name):
+      pipe.segment(tmp_path / name)
+  with pytest.raises(ValueError, match=r'gone\.png'):
+    pipe.segment(tmp_path / 'gone.png')
+
+
+def test_predictions_are_read_back_by_our_own_reader(pipe, tmp_path):
+  folder, output = tmp_path / 'pictures', tmp_path / 'found'
+  folder.mkdir()
+  for i in range(2):
+    Image.fromarray(picture((40 + i, 60), i)).save(folder / f'{i}.png')
+  rotated(folder / 'turned.jpg')
+  (folder / 'notes.txt').write_text('not a picture')
+  assert pipe.predict([folder], output, steps=2, seed=1) == output
+  read = CocoPanoptic(folder, output / 'panoptic', output / 'panoptic.json')
+  assert read.categories == pipe.categories
+  files = ['0.png', '1.png', 'turned.jpg']
+  assert [example['file'] for example in read] == files
+  for example in read:
+    alone = pipe.segment(folder / example['file'], steps=2, seed=1)
+    np.testing.assert_array_equal(example['image'], alone.image)
+    np.testing.assert_array_equal(example['ids'], alone.segmentation)
+    for ours, theirs in zip(alone.segments, example['segments'], strict=True):
+      assert (ours.id, ours.category) == (theirs.id, theirs.category)
+      assert ours.score == pytest.approx(theirs.score)
+  overlays = sorted(p.name for p in (output / 'overlays').iterdir())
+  assert overlays == ['0.png', '1.png', 'turned.png']
+  for path in (output / 'overlays').iterdir():
+    with Image.open(path) as image:
+      assert image.mode == 'RGB' and min(image.size) > 100
+
+
+def test_an_empty_folder(pipe, tmp_path):
+  with pytest.raises(ValueError, match='has no pictures'):
+    pipe.predict([tmp_path], tmp_path / 'out')
+
+
+def test_raw_and_averaged_weights_differ(smoke_run):
+  raw, averaged = (
+    pix2seqd_jax.Pipeline.from_pretrained(smoke_run.workdir, ema=ema)
+    for ema in (False, True)
+  )
+  one, two = (
+    np.asarray(p.params['net']['denoiser']['conv_out']['kernel'])
+    for p in (raw, averaged)
+  )
+  assert one.shape == two.shape and (one != two).any()
+
+
+def test_folders_that_hold_no_run(tmp_path, smoke_run):
+  load = pix2seqd_jax.Pipeline.from_pretrained
+  with pytest.raises(ValueError, match=r'nowhere/config\.json does not exist'):
+    load(tmp_path / 'nowhere')
+  for name in ('config.json', 'categories.json'):
+    (tmp_path / name).write_bytes((smoke_run.workdir / name).read_bytes())
+  with pytest.raises(ValueError, match='no checkpoint'):
+    load(tmp_path)
+  (tmp_path / 'categories.json').write_text('{')
+  with pytest.raises(ValueError, match=r'categories\.json is not valid JSON'):
+    load(tmp_path)
+
+
+def test_a_step_that_is_not_there(smoke_run):
+  load = pix2seqd_jax.Pipeline.from_pretrained
+  for step, message in (
+    (7, r"no checkpoint '7'; its steps are \[3, 6\]|no checkpoint 7"),
+    ('best', "no checkpoint 'best'"),
+    ('last', "must be a number, 'best' or empty"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      load(smoke_run.workdir, step=step)
