@@ -1,0 +1,45 @@
+"""The README's picture: held-out examples, their truth and a run's masks.
+
+  python -m benchmarks.picture --workdir runs/quickstart \
+    --out colabs/results.png
+"""
+
+import argparse
+
+import numpy as np
+
+from pix2seqd_jax import pipeline, visualize
+
+
+def main(argv=None):
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--workdir', required=True)
+  parser.add_argument('--out', default='colabs/results.png')
+  parser.add_argument(
+    '--first', type=int, default=0, help='example to start at'
+  )
+  parser.add_argument('--num', type=int, default=8)
+  parser.add_argument('--columns', type=int, default=2)
+  args = parser.parse_args(argv)
+  pipe = pipeline.Pipeline.from_pretrained(args.workdir)
+  source = pipe.experiment.source('eval')
+  panels = []
+  for index in range(args.first, min(args.first + args.num, len(source))):
+    example = source[index]
+    found = pipe.segment(example['image'])
+    panels.append(
+      visualize.panel(
+        example['image'],
+        (example['ids'], example['segments']),
+        (found.segmentation, found.segments),
+        pipe.categories,
+        legend=False,
+      )
+    )
+  picture = visualize.grid(panels, args.columns)
+  visualize.save_png(args.out, np.ascontiguousarray(picture))
+  print(f'Wrote {args.out}: {picture.shape[1]} x {picture.shape[0]} pixels.')
+
+
+if __name__ == '__main__':
+  main()
