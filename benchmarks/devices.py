@@ -84,7 +84,8 @@ def sample_of(experiment: build.Experiment, params, batch) -> np.ndarray:
 
 def measure(experiment, folder: pathlib.Path, step: int):
   """(x_0, metrics, share of the parameters that one device holds)."""
-  params = workdirs.load_params(experiment, folder, step)
+  mesh = experiment.mesh
+  params = workdirs.load_params(experiment, folder, step, mesh=mesh)
   batch = next(experiment.eval_batches())
   x_0 = sample_of(experiment, params, batch)
   metrics = commands.evaluate_params(experiment, params)

@@ -120,7 +120,7 @@ def score(
     for area in areas
   }
   batches = experiment.eval_batches(num_examples)
-  timed = Timed(experiment.sample_fn(steps, td))
+  timed = Timed(experiment.sample_fn(steps, td, mesh=experiment.mesh))
   found = evaluate.evaluate(
     experiment.model,
     ReadOuts(tasks),
@@ -157,7 +157,8 @@ def train(config, overrides: Mapping[str, Any], steps: int, workdir):
     state = commands.train(recipe.from_plain(experiment.config), folder)
   if int(state.step) < steps:
     raise KeyboardInterrupt(f'{folder} stopped at step {int(state.step)}.')
-  return experiment, workdirs.load_params(experiment, folder, steps)
+  params = workdirs.load_params(experiment, folder, steps, mesh=experiment.mesh)
+  return experiment, params
 
 
 def _current(experiment: build.Experiment, key: str):
@@ -200,7 +201,9 @@ def sampling_table(args):
   """The same for steps x td x minimum area of one checkpoint."""
   experiment = workdirs.load(args.checkpoint)
   step = workdirs.find_step(args.checkpoint, args.step)
-  params = workdirs.load_params(experiment, args.checkpoint, step)
+  params = workdirs.load_params(
+    experiment, args.checkpoint, step, mesh=experiment.mesh
+  )
   config = recipe.from_plain(experiment.config)
   usual = config.task.min_pixels
   areas = sorted(set(args.min_pixels or (0, usual // 2, usual, 2 * usual)))

@@ -163,8 +163,7 @@ def load(args):
   if args.workdir:
     experiment = workdirs.load(args.workdir)
     step = workdirs.find_step(args.workdir)
-    params = workdirs.load_params(experiment, args.workdir, step)
-    return experiment, jax.tree.map(jnp.asarray, jax.device_get(params))
+    return experiment, workdirs.load_params(experiment, args.workdir, step)
   experiment = build.Experiment(common.load_config(args.config, args.set))
   init = jax.jit(experiment.model.init)
   batch = jax.tree.map(
