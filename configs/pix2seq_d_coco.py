@@ -16,6 +16,10 @@ Three stages, each started from the last (methods sheet, section 5):
 Paper, COCO val PQ at 5/10/20/50 steps: 47.5/49.4/50.3/50.2. Not reproduced
 here: the full recipe needs about 6e19 FLOP.
 
+Departures: bfloat16 arithmetic (the paper: float32); the encoder starts from
+random weights, not from the authors' Objects365 detector; the schedule of
+:pretrain_decoder is unpublished and ours is that of :lowres.
+
 Under the root: train2017/ val2017/ annotations/panoptic_{train,val}2017/
 and annotations/panoptic_{train,val}2017.json.
 """
@@ -48,6 +52,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     'ablation': (512, 256, 128, 100),
   }[stage]
   augment = stage != 'highres'
+  decoder = stage == 'pretrain_decoder'  # it sees no pictures
   config.data = ConfigDict(
     {
       'name': 'coco_panoptic',
@@ -90,17 +95,24 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'schedule': ('cosine', {}),
       'class_bits': 8,
       'instance_bits': 8,
+      'bits_kind': 'binary',
       'scale': 0.1,
-      'conditional': 'none' if stage == 'pretrain_decoder' else 'cat+attn',
+      'conditional': 'none' if decoder else 'cat+attn',
       'loss_kind': 'softmax',
       'loss_weight': 0.2,
+      'mask_impossible': False,
       'self_condition_rate': 0.0,
       'dtype': 'bfloat16',
       'remat': stage == 'highres',
     }
   )
   config.task = ConfigDict(
-    {'name': 'panoptic', 'min_pixels': 80, 'merge_stuff': True}
+    {
+      'name': 'panoptic',
+      'min_pixels': 80,
+      'merge_stuff': True,
+      'split_things': False,
+    }
   )
   config.sample = ConfigDict(
     {
@@ -113,16 +125,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   config.optimizer = common.adamw(
     1e-5 if stage == 'highres' else 1e-4,
-    warmup_steps=0 if stage == 'highres' else 1155,
+    warmup_steps={'highres': 0, 'ablation': 4620}.get(stage, 1155),
+    ema_warmup=False,
   )
   config.train = ConfigDict(
     {
       'steps': _steps(epochs, batch_size),
       'log_every': 100,
       'save_every': 2000,
-      'eval_every': 10_000,
+      'eval_every': 0 if decoder else 10_000,
       'keep': 3,
-      'best_metric': 'pq',
+      'best_metric': '' if decoder else 'pq',
       'num_panels': 8,
     }
   )

@@ -81,10 +81,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'schedule': ('cosine', {}),
       'class_bits': 2,
       'instance_bits': 8,
+      'bits_kind': 'binary',
       'scale': 0.3 if gpu else 0.5,
       'conditional': 'cat+attn',
       'loss_kind': 'softmax',
       'loss_weight': 0.2,
+      'mask_impossible': False,
       'self_condition_rate': 0.0,
       'dtype': 'bfloat16' if gpu else 'float32',
       'remat': False,
@@ -117,7 +119,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'save_every': 500,
       'eval_every': 1000,
       'keep': 2,
-      'best_metric': 'pq_class/nucleus',
+      'best_metric': 'pq_things',
       'num_panels': 8,
     }
   )

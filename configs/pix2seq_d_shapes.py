@@ -76,17 +76,24 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'schedule': ('cosine', {}),
       'class_bits': 4,
       'instance_bits': 4,
+      'bits_kind': 'binary',
       'scale': 0.5,  # the paper's 0.1 belongs to masks of 128 and more
       'conditional': 'cat+attn',
       'loss_kind': 'softmax',
       'loss_weight': 0.2,
+      'mask_impossible': False,
       'self_condition_rate': 0.0,
       'dtype': 'float32',
       'remat': False,
     }
   )
   config.task = ConfigDict(
-    {'name': 'panoptic', 'min_pixels': 8, 'merge_stuff': True}
+    {
+      'name': 'panoptic',
+      'min_pixels': 8,
+      'merge_stuff': True,
+      'split_things': False,
+    }
   )
   config.sample = ConfigDict(
     {
@@ -107,7 +114,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'save_every': 500,
       'eval_every': 800,
       'keep': 2,
-      'best_metric': '',
+      'best_metric': 'pq',
       'num_panels': 8,
     }
   )

@@ -5,29 +5,27 @@ the fix.
 """
 
 import functools
-import os
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
 
+from pix2seqd_jax import build_data, recipe
 from pix2seqd_jax import data as data_room
 from pix2seqd_jax import models as models_room
-from pix2seqd_jax import recipe
 from pix2seqd_jax import tasks as tasks_room
-from pix2seqd_jax.data import pipeline as data_pipeline
-from pix2seqd_jax.data import transforms
 from pix2seqd_jax.diffusion import grids, steppers
-from pix2seqd_jax.registry import DATASETS, MODELS, TASKS, did_you_mean
-from pix2seqd_jax.train import evaluate, optimizer, sharding, state, step
-from pix2seqd_jax.types import Batch, Category, Grid, Meta
+from pix2seqd_jax.registry import MODELS, TASKS, did_you_mean
+from pix2seqd_jax.train import (
+  evaluate,
+  optimizer,
+  sharding,
+  state,
+  step,
+  weights,
+)
+from pix2seqd_jax.types import Category, Grid
 
-# Transforms whose `size` is data.image_size unless the config says otherwise.
-_SIZED = ('scale_jitter', 'fixed_size_crop', 'resize_to_fit', 'pad')
-# Paths of a source that are read from data.root on.
-_BELOW_ROOT = ('images', 'panoptic', 'annotations')
 # The least value -> the numbers that must be integers of at least it.
 _INTEGERS = {
   1: (
@@ -63,7 +61,7 @@ class Loop(NamedTuple):
   num_panels: int
 
 
-class Experiment:
+class Experiment(build_data.DataParts):
   """The parts of a run, each built when it is first asked for.
 
   Args:
@@ -79,6 +77,7 @@ class Experiment:
   ):
     self.config = recipe.plain(config)
     self._categories = categories
+    self._sources, self._samplers = {}, {}
     recipe.check_keys('config', self.config)
     for section in recipe.KEYS:
       if section != 'config':
@@ -137,103 +136,6 @@ class Experiment:
   @property
   def shard_rules(self):
     return self.config['shard_rules']
-
-  # Data.
-
-  def source(self, split: str):
-    """The examples of 'train' or 'eval'."""
-    data = self.config['data']
-    kwargs = {**data['source'], **data[split]}
-    for key in _BELOW_ROOT:
-      if key in kwargs:
-        kwargs[key] = os.path.join(data['root'], kwargs[key])
-    source = recipe.construct('data.source', DATASETS[data['name']], kwargs)
-    if len(source.categories) != data['num_classes']:
-      raise ValueError(
-        f'data.num_classes={data["num_classes"]} but {data["name"]} has '
-        f'{len(source.categories)} classes; set data.num_classes='
-        f'{len(source.categories)}.'
-      )
-    return source
-
-  @functools.cached_property
-  def categories(self) -> tuple[Category, ...]:
-    return self._categories or self.source('eval').categories
-
-  @property
-  def _named_stuff(self) -> tuple[int, ...]:
-    """Classes with ids of their own: all stuff, or none (the paper)."""
-    if not self.config['data']['name_stuff']:
-      return ()
-    return tuple(
-      number
-      for number, category in enumerate(self.categories, 1)
-      if not category.is_thing
-    )
-
-  def transform(self, split: str):
-    """The host transforms of a split: the config's, padding, the labels."""
-    data = self.config['data']
-    pairs = []
-    for name, kwargs in data[f'{split}_transforms']:
-      if name in _SIZED:
-        kwargs = {'size': data['image_size'], **kwargs}
-      pairs.append((name, kwargs))
-    labels = {
-      'size': data['mask_size'],
-      'max_instances': data['max_instances'],
-      'id_order': data['id_order'],
-      'stuff': self._named_stuff,
-    }
-    return transforms.build_transforms((*pairs, ('labels', labels)))
-
-  @functools.cached_property
-  def _encode_on_host(self):
-    if self.config['data']['encode'] == 'device':
-      return None
-    return self.model.encode_labels
-
-  def train_batches(self, start_step: int = 0) -> Iterator[Batch]:
-    """Batch number `start_step` and all that follow, without end."""
-    data = self.config['data']
-    return data_pipeline.train_batches(
-      self.source('train'),
-      self.transform('train'),
-      batch_size=data['batch_size'],
-      seed=self.seed,
-      start_step=start_step,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      num_threads=data['num_threads'],
-      encode=self._encode_on_host,
-    )
-
-  def eval_batches(self, num_examples: int | None = None) -> Iterator[Batch]:
-    """Every example of the eval split once; the last batch is padded."""
-    return data_pipeline.eval_batches(
-      self.source('eval'),
-      self.transform('eval'),
-      batch_size=self.config['eval']['batch_size'],
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      num_examples=num_examples or self.config['eval']['num_examples'] or None,
-    )
-
-  def abstract_batch(self, batch_size: int = 1) -> dict[str, Any]:
-    """Shapes of a training batch, without any data."""
-    data = self.config['data']
-    image, mask = data['image_size'], data['mask_size']
-    shapes = {
-      'image': ((*image, 3), np.uint8),
-      'valid': (image, np.bool_),
-      'semantic': (mask, np.int32),
-      'instance': (mask, np.int32),
-      'is_real': ((), np.bool_),
-    }
-    return {
-      key: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
-      for key, (shape, dtype) in shapes.items()
-    }
 
   # The method.
 
@@ -316,26 +218,20 @@ class Experiment:
 
     `mesh` splits the answers like the batch; None is for one device.
     """
-    return evaluate.make_sampler(
-      self.model,
-      grid=self.grid(steps, td),
-      stepper=self.stepper,
-      num_samples=num_samples,
-      mesh=mesh,
-    )
+    key = (steps, td, num_samples, mesh)
+    if key not in self._samplers:
+      self._samplers[key] = evaluate.make_sampler(
+        self.model,
+        grid=self.grid(steps, td),
+        stepper=self.stepper,
+        num_samples=num_samples,
+        mesh=mesh,
+      )
+    return self._samplers[key]
 
   @property
   def sample_seed(self) -> int:
     return self.config['sample']['seed']
-
-  def single(self, example: Mapping[str, Any]) -> tuple[Batch, Meta]:
-    """One picture through the eval transforms: (device inputs, its meta)."""
-    batch = next(
-      data_pipeline.eval_batches(
-        [example], self.transform('eval'), batch_size=1
-      )
-    )
-    return sharding.device_part(_inputs(batch)), batch['meta'][0]
 
   def train_step(self) -> step.TrainStep:
     """(state, batch, rng) -> (state, scalars)."""
@@ -370,10 +266,39 @@ class Experiment:
     _ = self.mesh, self.model, self.task, self.optimizer, self.stepper
     self.grid()
     for split in ('train', 'eval'):
-      self.transform(split)
+      self.check_transforms(split)
       self.source(split)
+    self._check_ranges()
     _ = self.abstract_state
 
-
-def _inputs(batch):
-  return {k: batch[k] for k in ('image', 'valid')}
+  def _check_ranges(self):
+    config, accumulate = self.config, self.config['optimizer']['accumulate']
+    sharding.check_batch(
+      config['data']['batch_size'],
+      self.mesh,
+      pieces=accumulate,
+    )
+    if not 0 <= config['optimizer']['ema_decay'] < 1:
+      raise ValueError(
+        f'optimizer.ema_decay={config["optimizer"]["ema_decay"]} must lie in '
+        '[0, 1); 0 keeps no average.'
+      )
+    for name, seed in (('seed', self.seed), ('sample.seed', self.sample_seed)):
+      if not (isinstance(seed, int) and 0 <= seed < 2**32):
+        raise ValueError(f'{name}={seed!r} must be an integer in [0, 2^32).')
+    best = self.loop.best_metric
+    known = self.task.empty().compute()
+    if best and best not in known:
+      raise ValueError(
+        f'train.best_metric={best!r} is no metric of task '
+        f'{config["task"]["name"]!r}.{did_you_mean(best, known)} Known: '
+        f'{", ".join(known)}; empty keeps no best checkpoint.'
+      )
+    rate = getattr(self.model, 'self_condition_rate', 0)
+    share = config['data']['batch_size'] // accumulate
+    if rate and int(rate * share) < 1:
+      raise ValueError(
+        f'model.self_condition_rate={rate} of {share} examples is none; raise '
+        'it, or data.batch_size / optimizer.accumulate.'
+      )
+    weights.check_entries(self.init_from)

@@ -50,7 +50,8 @@ def train(
       writer.write_texts(int(train_state.step), {'run': report})
     if not int(train_state.step):
       table = log.parameter_table(train_state.params)
-      (folder / 'parameters.txt').write_text(table + '\n')
+      if jax.process_index() == 0:
+        (folder / 'parameters.txt').write_text(table + '\n')
 
     def evaluate_state(current, step):
       params = state.eval_params(current, experiment.use_ema)
@@ -156,11 +157,17 @@ def evaluate(
     workdir: of the run; the results go to its metrics.jsonl and event files.
     config: None is the config of the work directory.
     step: of the checkpoint, or 'best'; empty is the newest.
-    watch: goes on until the checkpoint of train.steps has been evaluated.
+    watch: goes on until the checkpoint of train.steps has been evaluated;
+      of several new ones the newest is taken.
 
   Returns:
     The last metrics.
+
+  Raises:
+    ValueError: there is no such checkpoint, or `step` and `watch` together.
   """
+  if watch and step != '':
+    raise ValueError(f'--watch evaluates what comes; drop --step={step}.')
   folder = pathlib.Path(workdir)
   experiment = workdirs.load(folder, config)
   done, results = None, {}

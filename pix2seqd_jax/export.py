@@ -36,10 +36,14 @@ def export(
     raise ValueError(f'num_examples={num_examples} must be at least 1.')
   experiment = workdir.load(folder)
   source, output = experiment.source(split), pathlib.Path(output)
+  names = set()
   with writers.PanopticWriter(output, source.categories) as writer:
     for index in range(min(num_examples, len(source))):
       example = source[index]
       name = pathlib.PurePath(example['file']).with_suffix('.png').name
+      if name in names:  # of another folder
+        name = f'{index:06d}_{name}'
+      names.add(name)
       visualize.save_png(output / 'images' / name, example['image'])
       writer.add(name, example['ids'], example['segments'])
   return output

@@ -8,7 +8,6 @@ result.overlay()        # uint8 [h', w', 3], with a legend
 """
 
 import dataclasses
-import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -73,7 +72,6 @@ class Pipeline:
   def __init__(self, experiment: build.Experiment, params: Params):
     self.experiment = experiment
     self.params = params
-    self._sampler = functools.lru_cache(maxsize=8)(experiment.sample_fn)
 
   @classmethod
   def from_pretrained(
@@ -122,7 +120,7 @@ class Pipeline:
       td: the time difference of asymmetric steps; None is the config's.
     """
     image = as_rgb(image)
-    sample_fn = self._sampler(steps, td)
+    sample_fn = self.experiment.sample_fn(steps, td)
     batch, meta = self._batch(image)
     keys = jax.random.split(jax.random.key(seed), 1)
     raw = jax.device_get(sample_fn(self.params, batch, keys))
@@ -138,7 +136,7 @@ class Pipeline:
     output: str | os.PathLike,
     *,
     steps: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     progress: bool = True,
   ) -> pathlib.Path:
     """Pictures and folders of pictures -> COCO panoptic PNG + JSON, overlays.
@@ -146,22 +144,28 @@ class Pipeline:
     Args:
       inputs: files and folders.
       output: a folder: panoptic/NAME.png, panoptic.json, overlays/NAME.png.
-      steps, seed: as in `segment`; a picture's mask does not depend on the
-        other pictures.
+      steps, seed: as in `segment`, None for the config's; a picture's mask
+        does not depend on the other pictures.
       progress: shows a bar on a terminal, plain lines elsewhere.
 
     Returns:
       The output folder.
     """
     paths = files.list_images(*inputs)
+    names = _unique([path.name for path in paths])
+    seed = self.experiment.sample_seed if seed is None else seed
     output = pathlib.Path(output)
     with (
       writers.PanopticWriter(output, self.categories) as writer,
       log.Progress(len(paths), unit='picture', enabled=progress) as bar,
     ):
-      for path in paths:
-        result = self.segment(path, steps=steps, seed=seed)
-        written = writer.add(path.name, result.segmentation, result.segments)
+      for path, name in zip(paths, names, strict=True):
+        try:
+          result = self.segment(path, steps=steps, seed=seed)
+        except ValueError:
+          writer.close()  # what was done stays readable
+          raise
+        written = writer.add(name, result.segmentation, result.segments)
         visualize.save_png(output / 'overlays' / written.name, result.overlay())
         bar.update()
     return output
@@ -176,6 +180,18 @@ class Pipeline:
       'file': '',
     }
     return self.experiment.single(example)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+  """x.jpg, x.jpg -> x.jpg, x_2.jpg: pictures of two folders."""
+  found: list[str] = []
+  for name in names:
+    path, count = pathlib.PurePath(name), 2
+    while name in found:
+      name = f'{path.stem}_{count}{path.suffix}'
+      count += 1
+    found.append(name)
+  return found
 
 
 def as_rgb(image: Any) -> np.ndarray:

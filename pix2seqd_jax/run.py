@@ -7,7 +7,8 @@
     --inputs pictures/ --output predictions/
 
 `eval` and `predict` take the config from the work directory where none is
-given. Any value is overridden as `--config.sample.steps=50`.
+given. Any value is overridden as `--config.sample.steps=50`; to override one
+of a work directory, name it: `--config=configs/workdir.py:runs/shapes`.
 """
 
 import os
@@ -18,13 +19,16 @@ from ml_collections import config_flags
 
 from pix2seqd_jax import commands
 
+# The status of a run that a signal stopped, as a shell would give it.
+_STOPPED = 130
+
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The recipe.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the run.')
 _MODE = flags.DEFINE_enum(
   'mode', 'train', ('train', 'eval', 'predict'), 'What to do.'
 )
 _WATCH = flags.DEFINE_bool(
-  'watch', False, 'eval: every new checkpoint, until train.steps is reached.'
+  'watch', False, 'eval: new checkpoints as they come, until train.steps.'
 )
 _STEP = flags.DEFINE_string(
   'step', '', "eval, predict: a checkpoint's step, or 'best'; empty: newest."
@@ -47,7 +51,9 @@ def main(argv):
     if _MODE.value == 'train':
       if config is None:
         raise ValueError('--mode=train needs --config=configs/NAME.py.')
-      commands.train(config, workdir)
+      state = commands.train(config, workdir)
+      if int(state.step) < config.train.steps:
+        sys.exit(_STOPPED)  # so that a script does not go on
     elif _MODE.value == 'eval':
       commands.evaluate(workdir, config, step=_STEP.value, watch=_WATCH.value)
     else:
@@ -58,7 +64,7 @@ def main(argv):
         config=config,
         step=_STEP.value,
       )
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, ArithmeticError) as error:
     # Our own errors say what is wrong and how to mend it: no traceback.
     if os.environ.get('PIX2SEQD_TRACEBACK'):
       raise

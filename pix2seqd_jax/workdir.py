@@ -6,7 +6,7 @@ import pathlib
 import jax
 import ml_collections
 
-from pix2seqd_jax import build, recipe
+from pix2seqd_jax import build, build_data, recipe
 from pix2seqd_jax.data import categories
 from pix2seqd_jax.train import checkpoint, resume, sharding, state, weights
 from pix2seqd_jax.types import Params
@@ -49,6 +49,11 @@ def save(experiment: build.Experiment, folder: pathlib.Path) -> None:
   """
   if weights.steps_in(folder):
     resume.check_resume(folder, experiment.config, free=_FREE)
+    build_data.check_same_classes(
+      experiment.categories,
+      categories.read_categories(folder / _CATEGORIES),
+      str(folder),
+    )
   if jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
     categories.write_categories(folder / _CATEGORIES, experiment.categories)
@@ -80,8 +85,25 @@ def start(
   )
   if not experiment.init_from:
     return new, ''
+  for folder, _, _, rule in experiment.init_from:
+    _check_growth(experiment, folder, rule)
   params, report = weights.init_from(new.params, experiment.init_from)
   return state.with_params(new, params), report
+
+
+def _check_growth(experiment, folder, rule):
+  """Self-conditioning puts its channels in the middle of the input, and new
+  rows of a kernel go to the end: such a start would be a silent mistake."""
+  theirs = (resume.load_config(folder) or {}).get('model', {})
+  ours = experiment.config['model']
+  told = [bool(m.get('self_condition_rate', 0)) for m in (theirs, ours)]
+  if rule != 'exact' and theirs and told[0] != told[1]:
+    raise ValueError(
+      f'init_from: {folder} was trained with model.self_condition_rate='
+      f'{theirs.get("self_condition_rate", 0)}, here it is '
+      f'{ours.get("self_condition_rate", 0)}: the input channels differ in '
+      'order; set both to 0 or neither.'
+    )
 
 
 def find_step(
@@ -102,8 +124,12 @@ def find_step(
   else:
     raise ValueError(f"step={step!r} must be a number, 'best' or empty.")
   if found not in steps and not wait:
+    hint = ''
+    if step == 'best' and steps:
+      hint = ' None was measured: train with train.best_metric and eval_every.'
     raise ValueError(
       f'{folder} has no checkpoint {step or "at all"!r}; its steps are {steps}.'
+      + hint
     )
   return found if found in steps else None
 

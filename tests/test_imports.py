@@ -38,10 +38,12 @@ ALLOWED = {
   'tasks': ('types', 'registry', 'metrics', 'encoding'),
   'train': ('types',),
   'visualize': ('types',),
+  'build_data': ('types', 'registry', 'recipe', 'data', 'train.sharding'),
   'build': (
     'types',
     'registry',
     'recipe',
+    'build_data',
     'data',
     'diffusion',
     'encoding',
@@ -50,7 +52,14 @@ ALLOWED = {
     'tasks',
     'train',
   ),
-  'workdir': ('types', 'recipe', 'build', 'train', 'data.categories'),
+  'workdir': (
+    'types',
+    'recipe',
+    'build',
+    'build_data',
+    'train',
+    'data.categories',
+  ),
   'pipeline': (
     'types',
     'build',

@@ -14,6 +14,8 @@ IMPLEMENTATIONS = ('auto', 'xla', 'chunked')
 # chunks run at two to three times the speed of one piece.
 _LONG = 1024
 _CHUNK = 512
+# Elsewhere chunks are for memory: this many scores are a GiB in float32.
+_MANY = 2**28
 
 
 def attend(
@@ -31,14 +33,17 @@ def attend(
     implementation: 'xla' forms all scores at once; 'chunked' those of at most
       512 queries at a time, and again in the backward pass, so memory grows
       with m and not with n m; 'auto' is 'chunked' for 1,024 queries or more
-      on CPU, else 'xla'. The results are equal up to rounding.
+      on CPU and for more than 2^28 scores anywhere, else 'xla'. The results
+      are equal up to rounding.
 
   Returns:
     For each query the weighted mean of the values.
   """
   check(implementation)
   if implementation == 'auto':
-    is_long = jax.default_backend() == 'cpu' and q.shape[1] >= _LONG
+    on_cpu = jax.default_backend() == 'cpu'
+    scores = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1]
+    is_long = (on_cpu and q.shape[1] >= _LONG) or scores > _MANY
     implementation = 'chunked' if is_long else 'xla'
   if implementation == 'xla' or q.shape[1] <= 1:
     return _attend(q, k, v)

@@ -101,9 +101,12 @@ def to_rgb(image, name='the picture', *, exif=True):
       f'{name} has the mode {mode!r}, which has no agreed meaning as 8-bit '
       'RGB; convert the file to an 8- or 16-bit picture.'
     )
-  if mode == 'P' and 'transparency' in image.info:
-    image = image.convert('RGBA')
-  return np.array(image.convert('RGB'))
+  try:
+    if mode == 'P' and 'transparency' in image.info:
+      image = image.convert('RGBA')
+    return np.array(image.convert('RGB'))
+  except ValueError as error:
+    raise ValueError(f'{name} has the mode {mode!r}: {error}.') from error
 
 
 def read_panoptic_png(path):

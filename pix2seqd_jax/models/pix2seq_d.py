@@ -60,7 +60,7 @@ class Pix2SeqD(model_lib.DiffusionModel):
     conditional: how the denoiser sees the picture: concatenated feature map
       ('cat'), cross-attention to the tokens ('attn'), both, or 'none' (an
       unconditional generator of masks, for pretraining the decoder).
-    loss: 'softmax' (the paper's), 'sigmoid', 'x0' (squared error) or 'eps'.
+    loss_kind: 'softmax' (the paper's), 'sigmoid', 'x0' (squared error), 'eps'.
     loss_weight: p of the weight (1 / (area + 1))^p of each pixel.
     mask_impossible: gives codes that no class or id has the probability 0.
     self_condition_rate: 0 turns self-conditioning off (the paper's choice).
@@ -250,6 +250,8 @@ class Pix2SeqD(model_lib.DiffusionModel):
       x_0 = batch['bits']
     else:
       x_0 = self.encode_labels(batch['semantic'], batch['instance'])
+    if self.loss_kind == 'eps':  # unweighted in the reference
+      return x_0, None
     weight = weights.instance_weight(
       batch['instance'], self.max_instances, self.loss_weight
     )
@@ -260,10 +262,12 @@ class Pix2SeqD(model_lib.DiffusionModel):
   ):
     """Channels: noisy bits, [the previous estimate], the picture's map."""
     parts = [x_t] if previous is None else [x_t, previous]
+    # The map is in the network's own type: casting it anew costs every step.
+    parts = [part.astype(condition['map'].dtype) for part in parts]
     gamma = self.process.schedule.gamma(t)  # the network's clock
     out = self.denoiser_net.apply(
       {'params': params['net']['denoiser']},
-      jnp.concatenate([*parts, condition['map'].astype(x_t.dtype)], -1),
+      jnp.concatenate([*parts, condition['map']], -1),
       gamma,
       condition.get('tokens'),
       train=train,

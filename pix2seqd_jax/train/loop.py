@@ -28,28 +28,44 @@ class NotFinite(ArithmeticError):
   """The loss, the gradients or the weights became NaN or Inf."""
 
 
+class _Stopped(Exception):
+  """A signal came while the run could be left at once."""
+
+
 class StopSignal:
   """Turns SIGTERM and Ctrl-C into a flag, read after each step.
 
   A second Ctrl-C aborts at once. Only the main thread can listen. With
-  several processes SIGTERM is left to jax's preemption service, which makes
-  all of them stop at the same step.
+  several processes nothing is caught here: jax's preemption service makes all
+  of them stop at the same step, and a Ctrl-C ends them.
   """
 
   def __init__(self):
     self.name: str | None = None
+    self._leave = False
     self._old: dict[int, Any] = {}
 
   def _handle(self, number, frame):
     if self.name is not None and number == signal.SIGINT:
       raise KeyboardInterrupt
     self.name = signal.Signals(number).name
+    if self._leave:
+      raise _Stopped
+
+  def call(self, function: Callable, *args) -> Any:
+    """function(*args), or None where a signal came meanwhile."""
+    self._leave = True
+    try:
+      return None if self.name else function(*args)
+    except _Stopped:
+      return None
+    finally:
+      self._leave = False
 
   def __enter__(self):
-    if threading.current_thread() is threading.main_thread():
-      numbers = [signal.SIGINT]
-      if jax.process_count() == 1:
-        numbers.append(signal.SIGTERM)
+    main = threading.current_thread() is threading.main_thread()
+    if main and jax.process_count() == 1:
+      numbers = (signal.SIGINT, signal.SIGTERM)
       self._old = {n: signal.signal(n, self._handle) for n in numbers}
     return self
 
@@ -123,7 +139,7 @@ def _next(batches: prefetch.Prefetch, step: int):
   except StopIteration:
     raise ValueError(
       f'the training data ended before step {step}; repeat them without end, '
-      'or lower train.num_steps.'
+      'or lower train.steps.'
     ) from None
 
 
@@ -184,14 +200,22 @@ class _Run:
     self.writer.flush()
     return results
 
-  def report(self, state: TrainState, step: int, reason: str | None) -> bool:
+  def report(self, state: TrainState, step: int, stop: StopSignal) -> bool:
     """Evaluates and saves what is due; whether that took time.
 
-    A stop is not the time to evaluate, but it saves.
+    A stop is not the time to evaluate: it ends one that runs, and saves. An
+    evaluation that fails costs no step of the training either.
     """
-    results = None
+    results, reason = None, self.reason(stop, step)
     if every(step, self.every.eval, self.num_steps) and reason is None:
-      results = self.evaluate(state, step)
+      try:
+        results = stop.call(self.evaluate, state, step)
+      except Exception:
+        if self.checkpointer is not None:
+          self.checkpointer.save(step, state, force=True)
+          self.checkpointer.wait()
+        raise
+      reason = self.reason(stop, step)
     if self.checkpointer is None:
       return results is not None
     by_metric = getattr(self.checkpointer, 'best_metric', None) is not None
@@ -203,6 +227,10 @@ class _Run:
       _check_finite(self.means)
       self.checkpointer.save(step, state, metrics=results, force=True)
     return due or results is not None
+
+  def reason(self, stop: StopSignal, step: int) -> str | None:
+    """Why the run is to stop after this step, if it is."""
+    return stop.name or _preempted(self.checkpointer, step)
 
   def finish(self, step: int, reason: str | None) -> None:
     """Waits for what is being saved, and says how to go on after a stop."""
@@ -226,11 +254,14 @@ def _steps(run: _Run, state: TrainState, start: int, stop, batches, bar):
     state = run.step(state, batch, step)
     meter.add(jax.tree.leaves(batch)[0].shape[0])
     bar.update()
-    reason = stop.name or _preempted(run.checkpointer, step)
-    if every(step, run.every.log, run.num_steps if reason is None else step):
+    if step == start + 1:
+      meter.restart()  # the first step compiles
+    last = run.num_steps if run.reason(stop, step) is None else step
+    if every(step, run.every.log, last):
       run.log(step, meter, bar)
-    if run.report(state, step, reason):
+    if run.report(state, step, stop):
       meter.restart()
+    reason = run.reason(stop, step)
     if reason is not None or step == run.num_steps:
       run.finish(step, reason)
       break

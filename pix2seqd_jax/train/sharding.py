@@ -166,15 +166,30 @@ def check_batch(
   mesh: Mesh,
   processes: int | None = None,
   name: str = 'data.batch_size',
+  pieces: int = 1,
 ):
-  """Raises ValueError unless the mesh divides the global batch."""
+  """Raises ValueError unless the mesh divides the global batch.
+
+  Args:
+    batch_size: of all processes together.
+    mesh: its data and fsdp axes split the batch.
+    processes: by default those of this run.
+    name: of the key, for the message.
+    pieces: optimizer.accumulate.
+  """
   processes = jax.process_count() if processes is None else processes
   shards = _size(mesh, BATCH_AXES)
-  if batch_size % shards or batch_size % processes or not batch_size:
+  if shards % processes:
     raise ValueError(
-      f'{name}={batch_size} is not divided by the mesh: data * fsdp '
-      f'= {shards} shards over {processes} process(es); use a multiple of '
-      f'{math.lcm(shards, processes)}, or a smaller mesh.'
+      f'mesh {dict(mesh.shape)}: data * fsdp = {shards} shards of the batch '
+      f'cannot be dealt to {processes} processes; make it a multiple of them.'
+    )
+  if batch_size % (shards * pieces) or not batch_size:
+    parts = f', each in optimizer.accumulate={pieces} parts' * (pieces > 1)
+    raise ValueError(
+      f'{name}={batch_size} is not divided by the mesh: data * fsdp = {shards} '
+      f'shards over {processes} process(es){parts}; use a multiple of '
+      f'{shards * pieces}, or a smaller mesh.'
     )
 
 

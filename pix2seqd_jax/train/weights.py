@@ -181,12 +181,18 @@ def _copy_part(flat, loaded, entry, pair) -> tuple[dict[str, Any], list[str]]:
   return new, lines
 
 
-def _check_entry(entry) -> None:
-  if len(entry) != 4 or entry[3] not in RULES:
-    raise ValueError(
-      f'init_from: {entry!r} must be (directory, source prefix, target '
-      f'prefix, rule) with a rule of {RULES}.'
-    )
+def check_entries(entries: Sequence[tuple[str, str, str, str]]) -> None:
+  """Raises ValueError for an entry of `init_from` that cannot be right."""
+  for entry in entries:
+    if len(entry) != 4 or entry[3] not in RULES:
+      raise ValueError(
+        f'init_from: {entry!r} must be (directory, source prefix, target '
+        f'prefix, rule) with a rule of {RULES}.'
+      )
+    if not steps_in(entry[0]):
+      raise ValueError(
+        f'init_from: {entry[0]} has no checkpoint; name the workdir of a run.'
+      )
 
 
 def init_from(
@@ -220,7 +226,7 @@ def init_from(
   flat = sharding.flat_paths(params)
   report = []
   for entry in entries:
-    _check_entry(entry)
+    check_entries([entry])
     directory, source, target, rule = entry
     loaded = sharding.flat_paths(load_params(directory, step))
     copied: dict[str, Any] = {}

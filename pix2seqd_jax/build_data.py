@@ -1,0 +1,187 @@
+"""Config -> the data of a run: the half of build.Experiment on the host."""
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from pix2seqd_jax import recipe
+from pix2seqd_jax.data import pipeline as data_pipeline
+from pix2seqd_jax.data import transforms
+from pix2seqd_jax.registry import DATASETS
+from pix2seqd_jax.train import sharding
+from pix2seqd_jax.types import Batch, Category, Meta, Segment
+
+# Transforms whose `size` is data.image_size unless the config says otherwise.
+_SIZED = ('scale_jitter', 'fixed_size_crop', 'resize_to_fit', 'pad')
+# Paths of a source that are read from data.root on.
+_BELOW_ROOT = ('images', 'panoptic', 'annotations')
+
+
+class DataParts:
+  """Sources, transforms and batches of a config, each read once.
+
+  Needs of the class that it is a part of: `config`, `seed`, `model`, and
+  `_categories` and `_sources` from its constructor.
+  """
+
+  def source(self, split: str):
+    """The examples of 'train' or 'eval'; read once.
+
+    Raises:
+      ValueError: a bad argument, or other classes than those of the run.
+    """
+    if split not in self._sources:
+      self._sources[split] = self._read_source(split)
+      # Classes are numbers from here on: the two splits must agree on them.
+      check_same_classes(
+        self._sources[split].categories, self.categories, f'data.{split}'
+      )
+    return self._sources[split]
+
+  def _read_source(self, split):
+    data = self.config['data']
+    kwargs = {**data['source'], **data[split]}
+    for key in _BELOW_ROOT:
+      if key in kwargs:
+        kwargs[key] = os.path.join(data['root'], kwargs[key])
+    source = recipe.construct(
+      f'data.source or data.{split}', DATASETS[data['name']], kwargs
+    )
+    if len(source.categories) != data['num_classes']:
+      raise ValueError(
+        f'data.num_classes={data["num_classes"]} but {data["name"]} has '
+        f'{len(source.categories)} classes; set data.num_classes='
+        f'{len(source.categories)}.'
+      )
+    return source
+
+  @functools.cached_property
+  def categories(self) -> tuple[Category, ...]:
+    return self._categories or self._read_source('eval').categories
+
+  @property
+  def _named_stuff(self) -> tuple[int, ...]:
+    """Classes with ids of their own: all stuff, or none (the paper)."""
+    if not self.config['data']['name_stuff']:
+      return ()
+    return tuple(
+      number
+      for number, category in enumerate(self.categories, 1)
+      if not category.is_thing
+    )
+
+  def transform(self, split: str):
+    """The host transforms of a split: the config's, padding, the labels."""
+    data = self.config['data']
+    pairs = []
+    for name, kwargs in data[f'{split}_transforms']:
+      if name in _SIZED:
+        kwargs = {'size': data['image_size'], **kwargs}
+      pairs.append((name, kwargs))
+    labels = {
+      'size': data['mask_size'],
+      'max_instances': data['max_instances'],
+      'id_order': data['id_order'],
+      'stuff': self._named_stuff,
+    }
+    return transforms.build_transforms((*pairs, ('labels', labels)))
+
+  @functools.cached_property
+  def _encode_on_host(self):
+    if self.config['data']['encode'] == 'device':
+      return None
+    return self.model.encode_labels
+
+  def train_batches(self, start_step: int = 0) -> Iterator[Batch]:
+    """Batch number `start_step` and all that follow, without end."""
+    data = self.config['data']
+    return data_pipeline.train_batches(
+      self.source('train'),
+      self.transform('train'),
+      batch_size=data['batch_size'],
+      seed=self.seed,
+      start_step=start_step,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      num_threads=data['num_threads'],
+      encode=self._encode_on_host,
+    )
+
+  def eval_batches(self, num_examples: int | None = None) -> Iterator[Batch]:
+    """Every example of the eval split once; the last batch is padded."""
+    return data_pipeline.eval_batches(
+      self.source('eval'),
+      self.transform('eval'),
+      batch_size=self.config['eval']['batch_size'],
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      num_examples=num_examples or self.config['eval']['num_examples'] or None,
+    )
+
+  def abstract_batch(self, batch_size: int = 1) -> dict[str, Any]:
+    """Shapes of a training batch, without any data."""
+    data = self.config['data']
+    image, mask = data['image_size'], data['mask_size']
+    shapes = {
+      'image': ((*image, 3), np.uint8),
+      'valid': (image, np.bool_),
+      'semantic': (mask, np.int32),
+      'instance': (mask, np.int32),
+      'is_real': ((), np.bool_),
+    }
+    return {
+      key: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+      for key, (shape, dtype) in shapes.items()
+    }
+
+  def single(self, example: Mapping[str, Any]) -> tuple[Batch, Meta]:
+    """One picture through the eval transforms: (device inputs, its meta)."""
+    batch = next(
+      data_pipeline.eval_batches(
+        [example], self.transform('eval'), batch_size=1
+      )
+    )
+    return sharding.device_part(_inputs(batch)), batch['meta'][0]
+
+  def check_transforms(self, split: str) -> None:
+    """Sends a blank picture through the transforms of a split.
+
+    Raises:
+      ValueError: they do not end at data.image_size and data.mask_size.
+    """
+    data = self.config['data']
+    size = tuple(data['image_size'])
+    blank = {
+      'image': np.zeros((*size, 3), np.uint8),
+      'ids': np.ones(size, np.int32),
+      'segments': (Segment(1, 1),),
+      'index': 0,
+      'file': f'a blank picture for data.{split}_transforms',
+    }
+    made = self.transform(split)(blank, np.random.default_rng(0))
+    for key, wanted in (('image', size), ('valid', size)):
+      if key not in made or made[key].shape[:2] != wanted:
+        raise ValueError(
+          f'data.{split}_transforms end with {key} of shape '
+          f'{made[key].shape if key in made else None} but data.image_size='
+          f"{size}; end them with ('pad', {{}})."
+        )
+
+
+def check_same_classes(found, wanted, where):
+  """Raises ValueError at the first class that differs."""
+  for number, (a, b) in enumerate(zip(found, wanted, strict=True), 1):
+    if a[:3] != b[:3]:
+      raise ValueError(
+        f'{where}: class {number} is {tuple(a[:3])} (id, name, thing) but '
+        f'{tuple(b[:3])} elsewhere in this run; list the categories of all '
+        'JSON files in one order.'
+      )
+
+
+def _inputs(batch):
+  return {k: batch[k] for k in ('image', 'valid')}
