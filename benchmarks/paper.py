@@ -142,8 +142,11 @@ def train(config, overrides: Mapping[str, Any], steps: int, workdir):
   Raises:
     ValueError: the folder holds a run of another config.
   """
-  base = build.Experiment(config)
-  changes = {k: v for k, v in overrides.items() if _current(base, k) != v}
+  changes = {}
+  for key, value in overrides.items():
+    section, name = key.split('.')
+    if config[section].get(name) != value:
+      changes[key] = value
   name = ','.join(f'{k}={v}' for k, v in changes.items()) or 'base'
   folder = pathlib.Path(workdir) / f'{name}-{steps}'
   settings = {'train.steps': steps, 'train.eval_every': 0}
@@ -159,13 +162,6 @@ def train(config, overrides: Mapping[str, Any], steps: int, workdir):
     raise KeyboardInterrupt(f'{folder} stopped at step {int(state.step)}.')
   params = workdirs.load_params(experiment, folder, steps, mesh=experiment.mesh)
   return experiment, params
-
-
-def _current(experiment: build.Experiment, key: str):
-  """A value of the config, or what the model takes where it is silent."""
-  section, name = key.split('.')
-  owner = experiment.config[section]
-  return owner[name] if name in owner else getattr(experiment.model, name)
 
 
 def _percent(found: Mapping[str, float]) -> list[Any]:

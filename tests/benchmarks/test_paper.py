@@ -1,6 +1,8 @@
 """Tables of trained runs, and of steps x td x area from one checkpoint."""
 
 import json
+import shutil
+import types
 
 import numpy as np
 import pytest
@@ -38,27 +40,62 @@ def test_sampling_from_one_checkpoint(smoke_run, tmp_path):
   assert 'With noise for pictures' in (tmp_path / 'sampling.md').read_text()
 
 
-def test_a_trained_table(tmp_path, monkeypatch):
-  # The row that changes nothing, so that its program is the shared run's.
+def test_a_trained_table(smoke_run, tmp_path, monkeypatch):
+  # The row that changes nothing; its run is the shared one, and finished.
   table = paper_tables.TRAINED['codes']
   table = table._replace(rows=table.rows[:1])
   monkeypatch.setitem(paper_tables.TRAINED, 'codes', table)
-  argv = ['--table', 'codes', '--config', SMOKE, '--num_examples', '8']
+  folder = tmp_path / 'runs' / 'base-6'
+  shutil.copytree(smoke_run.workdir, folder)
+  log = (folder / 'metrics.jsonl').read_text()
+  argv = ['--table', 'codes', '--config', SMOKE, '--num_examples', '12']
   argv += ['--workdir', str(tmp_path / 'runs'), '--out', str(tmp_path)]
   assert paper.main(argv) == 0
   [row] = result(tmp_path, 'codes')['rows']
   assert row['label'] == 'binary' and row['paper_pq'] is None
-  assert 0 <= row['metrics']['pq'] <= 1
-  [folder] = (tmp_path / 'runs').iterdir()
-  assert folder.name == 'base-6'
-  log = (folder / 'metrics.jsonl').read_text()
-  assert paper.main(argv) == 0  # finished: used again
+  assert row['metrics']['pq'] == smoke_run.results['pq']
   assert (folder / 'metrics.jsonl').read_text() == log
-  [again] = result(tmp_path, 'codes')['rows']
-  for metrics in (row['metrics'], again['metrics']):
-    metrics.pop('seconds')
-    metrics.pop('images_per_second', None)
-  assert again == row
+
+
+@pytest.fixture
+def trained(monkeypatch):
+  """Takes the place of training: {folder: config}, and where runs stop."""
+  runs = {'stop': None}
+
+  def train(config, folder):
+    runs[folder.name] = config
+    print('for people')
+    return types.SimpleNamespace(step=runs['stop'] or config.train.steps)
+
+  monkeypatch.setattr(paper.commands, 'train', train)
+  monkeypatch.setattr(
+    paper.workdirs, 'load_params', lambda e, folder, *_, **__: folder
+  )
+  return runs
+
+
+def test_variants_have_folders_and_equal_budgets(trained, tmp_path, capsys):
+  config = common.load_config(SMOKE, ['model.scale=0.1'])
+  for name in ('input_scaling', 'loss'):
+    for row in paper_tables.TRAINED[name].rows:
+      experiment, folder = paper.train(config, row.overrides, 4, tmp_path)
+      assert experiment.loop.steps == 4 and experiment.loop.eval_every == 0
+      found = trained[folder.name]
+      for key, value in row.overrides.items():
+        section, field = key.split('.')
+        assert found[section][field] == value
+        name = f'{key}={value}-4'
+        assert folder.name in (name, 'base-4')
+      assert found.seed == config.seed and found.data == config.data
+  # b = 0.1 and the softmax change nothing: one run serves both tables.
+  assert len(trained) - 1 == 4 + 2 - 1
+  assert capsys.readouterr().out == ''  # standard output is for the result
+
+
+def test_a_run_that_stops_early_is_no_result(trained, tmp_path):
+  trained['stop'] = 3
+  with pytest.raises(KeyboardInterrupt, match='stopped at step 3'):
+    paper.train(common.load_config(SMOKE), {}, 4, tmp_path)
 
 
 def test_sampling_needs_a_checkpoint(capsys):
@@ -112,11 +149,3 @@ def test_read_outs_share_a_sampling():
     'a': {'total': 15},
     'b': {'total': 33},
   }
-
-
-def test_changes_are_told_from_the_model_where_the_config_is_silent():
-  config = common.load_config(SMOKE)
-  experiment = paper.build.Experiment(config)
-  assert 'bits_kind' not in config.model
-  assert paper._current(experiment, 'model.bits_kind') == 'binary'
-  assert paper._current(experiment, 'model.scale') == config.model.scale
