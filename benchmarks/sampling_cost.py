@@ -191,6 +191,22 @@ def results(args, times, counts, compilations):
   return found
 
 
+def as_table(found) -> str:
+  """The rows of `results` as Markdown."""
+  columns = ('steps T', 'denoiser calls', 'encoder calls', 'compilations')
+  columns += ('time(T), ms', 'encoder + T x denoiser, ms', 'deviation')
+  rows = [
+    [
+      *list(row.values())[:4],
+      f'{1e3 * row["seconds"]:.1f}',
+      f'{1e3 * row["predicted"]:.1f}',
+      f'{100 * row["deviation"]:+.1f} %',
+    ]
+    for row in found
+  ]
+  return common.table(columns, rows)
+
+
 def main(argv=None) -> int:
   argv = common.arguments(argv)
   parser = common.parser(NAME, __doc__, 'configs/pix2seq_d_shapes.py')
@@ -219,17 +235,6 @@ def main(argv=None) -> int:
     == (r['steps'], 1, 1)
     for r in found
   )
-  rows = [
-    [
-      *list(row.values())[:4],
-      f'{1e3 * row["seconds"]:.1f}',
-      f'{1e3 * row["predicted"]:.1f}',
-      f'{100 * row["deviation"]:+.1f} %',
-    ]
-    for row in found
-  ]
-  columns = ('steps T', 'denoiser calls', 'encoder calls', 'compilations')
-  columns += ('time(T), ms', 'encoder + T x denoiser, ms', 'deviation')
   fine = exact and worst <= args.bar
   verdict = (
     f'Alone, the encoder takes {1e3 * times["encoder"]:.2f} ms and the '
@@ -245,7 +250,7 @@ def main(argv=None) -> int:
     title='Cost of sampling',
     about=f'{common.sizes(experiment.config)}, {common.parameters(params)}, '
     f'{args.batch_size} picture(s) at once, median of {args.repeats}',
-    parts=[common.table(columns, rows), verdict],
+    parts=[as_table(found), verdict],
     numbers={
       'encoder': times['encoder'],
       'denoiser': times['denoiser'],

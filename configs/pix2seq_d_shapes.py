@@ -3,7 +3,7 @@
   python -m pix2seqd_jax.run --config configs/pix2seq_d_shapes.py \
     --workdir runs/shapes --mode train
 
-Variants: `:random_ids` (the paper's order of ids in place of raster order),
+Variants: `:random_ids` (the paper's order of ids in place of the order of size),
 `:hard` (things told apart by shape alone), `:smoke` (seconds, for tests).
 Expected: see benchmarks/RESULTS.md.
 """
@@ -38,7 +38,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'max_instances': 16,
       'image_size': (64, 64),
       'mask_size': (32, 32),
-      'id_order': 'random' if 'random_ids' in chosen else 'raster',
+      'id_order': 'random' if 'random_ids' in chosen else 'area',
       'name_stuff': True,
       'encode': 'device',
       'train_transforms': (('random_flip', {}), ('pad', {})),

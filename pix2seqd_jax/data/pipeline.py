@@ -70,7 +70,6 @@ def train_batches(
   # With threads, each makes whole batches.
   options = grain.ReadOptions(
     num_threads=num_threads,
-    # A smaller buffer would leave threads idle.
     prefetch_buffer_size=max(prefetch, num_threads) if num_threads else 0,
   )
   iterator = iter(batches.to_iter_dataset(options))
