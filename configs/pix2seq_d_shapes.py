@@ -3,7 +3,7 @@
   python -m pix2seqd_jax.run --config configs/pix2seq_d_shapes.py \
     --workdir runs/shapes --mode train
 
-Variants: `:random_ids` (the paper's order of ids in place of the order of size),
+Variants: `:random_ids` (the paper's order of ids in place of that of size),
 `:hard` (things told apart by shape alone), `:smoke` (seconds, for tests).
 Expected: see benchmarks/RESULTS.md.
 """
