@@ -97,7 +97,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'name': 'panoptic',
       'min_pixels': 20,
       'merge_stuff': True,
-      'split_things': True,
+      'split_things': False,
     }
   )
   config.sample = ConfigDict(
