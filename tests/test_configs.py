@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from pix2seqd_jax import build, commands, recipe
+from pix2seqd_jax import build, commands, recipe, workdir
 from pix2seqd_jax.train import optimizer, sharding, state, weights
 from pix2seqd_jax.types import Category
 
@@ -95,6 +95,18 @@ def test_two_stages_at_once_are_refused():
     get_config('pix2seq_d_coco', 'lowres,highres')
 
 
+def test_the_config_of_a_work_directory(smoke_run, tmp_path):
+  """configs/workdir.py:WORKDIR, to override values of a finished run."""
+  module = importlib.import_module('configs.workdir')
+  found = module.get_config(str(smoke_run.workdir))
+  assert recipe.plain(found) == recipe.plain(smoke_run.config)
+  found.sample.steps = 7
+  experiment = workdir.load(smoke_run.workdir, found)
+  assert len(experiment.grid().now) == 7
+  with pytest.raises(ValueError, match=r'config\.json does not exist; write'):
+    module.get_config(str(tmp_path))
+
+
 # The recipe of Pix2Seq-D (arXiv 2210.06366): what the authors ran.
 
 
@@ -160,6 +172,7 @@ def test_coco_common_numbers(stage):
   assert (adamw.b1, adamw.b2, adamw.eps) == (0.9, 0.999, 1e-8)
   assert (adamw.weight_decay, adamw.decay_mask) == (0.05, 'all')
   assert (adamw.clip_norm, adamw.ema_decay) == (1.0, 0.999)
+  assert not adamw.ema_warmup
   assert (adamw.schedule, adamw.end_factor) == ('linear', 0.1)
   model = config.model
   assert (model.scale, model.loss_weight) == (0.1, 0.2)
@@ -245,10 +258,10 @@ def test_shapes_smoke_trains_and_evaluates(smoke_run):
   assert weights.steps_in(smoke_run.workdir) == [3, 6]
 
 
-def check_smoke(config, workdir):
-  commands.train(config, workdir)
-  results = commands.evaluate(workdir)
-  assert weights.steps_in(workdir)[-1] == config.train.steps
+def check_smoke(config, folder):
+  commands.train(config, folder)
+  results = commands.evaluate(folder)
+  assert weights.steps_in(folder)[-1] == config.train.steps
   for key in ('pq', 'pq_things', 'pq_stuff', 'miou'):
     assert np.isnan(results[key]) or 0 <= results[key] <= 1
 

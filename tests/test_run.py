@@ -11,7 +11,7 @@ CONFIG = f'--config={REPO}/configs/pix2seq_d_shapes.py:smoke'
 
 # Stands in for the commands, and prints what reaches them.
 _STUB = """
-import json
+import json, os, types
 from pix2seqd_jax import commands, run
 
 def record(name):
@@ -20,6 +20,7 @@ def record(name):
       a.to_dict() if hasattr(a, 'to_dict') else a for a in args
     ]
     print(json.dumps([name, shown, kwargs]))
+    return types.SimpleNamespace(step=int(os.environ.get('STEP', 6)))
   return stub
 
 for name in ('train', 'evaluate', 'predict'):
@@ -28,11 +29,12 @@ run.run()
 """
 
 
-def python(*arguments):
+def python(*arguments, **variables):
+  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
   return subprocess.run(
     [sys.executable, *arguments],
     cwd=REPO,
-    env={k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'},
+    env=env | variables,
     capture_output=True,
     text=True,
   )
@@ -51,6 +53,12 @@ def test_train_takes_config_and_overrides():
   )
   assert (name, workdir) == ('train', 'w')
   assert (config['sample']['steps'], config['model']['scale']) == (9, 0.5)
+
+
+def test_a_run_that_was_stopped_ends_a_script():
+  """Else a script would evaluate what is half trained."""
+  done = python('-c', _STUB, CONFIG, '--workdir=w', STEP='5')
+  assert done.returncode == 130, done.stderr
 
 
 def test_eval_takes_the_config_of_the_folder():
