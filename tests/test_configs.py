@@ -18,6 +18,7 @@ RECIPES = tuple(
   (name, variant)
   for name in NAMES
   for variant in ('', *importlib.import_module(f'configs.{name}').VARIANTS)
+  if (name, variant) != ('pix2seq_d_coco', '')  # which is :lowres
 )
 STAGES = ('pretrain_decoder', 'lowres', 'highres', 'ablation')
 
