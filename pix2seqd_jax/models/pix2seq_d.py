@@ -107,9 +107,9 @@ class Pix2SeqD(model_lib.DiffusionModel):
       ('denoiser', transunet.TransUNet, self.denoiser),
     ):
       _check_names(f'model.{key}', entry, kwargs)
-    _ = self.codes, self.process  # they check their own arguments
     if not self.scale > 0:
       raise ValueError(f'model.scale={self.scale} must be above 0.')
+    _ = self.codes, self.process  # they check their own arguments
     if not 0 <= self.self_condition_rate <= 1:
       raise ValueError(
         f'model.self_condition_rate={self.self_condition_rate} must lie in '

@@ -18,7 +18,8 @@ def test_config_with_overrides():
   assert config.data.id_order == 'area'
   assert config.data.mask_size == (16, 16)
   again = common.override(config, {'model.bits_kind': 'gray'})
-  assert again.model.bits_kind == 'gray' and 'bits_kind' not in config.model
+  assert again.model.bits_kind == 'gray'
+  assert config.model.bits_kind == 'binary'
 
 
 def test_config_errors():

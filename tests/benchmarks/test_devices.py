@@ -8,7 +8,7 @@ from benchmarks import devices
 
 
 def test_one_and_eight(tmp_path):
-  assert devices.main(['--steps', '2', '--out', str(tmp_path)]) == 0
+  assert devices.main(['--steps', '3', '--out', str(tmp_path)]) == 0
   found = json.loads((tmp_path / 'results.json').read_text())
   assert found['passed']
   # Kernels are split over fsdp, and heads over tensor.
