@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks import common, runs
 from configs import common as recipes
-from pix2seqd_jax import build, commands, types
+from pix2seqd_jax import build, commands
 from pix2seqd_jax import workdir as workdirs
 from pix2seqd_jax.train import evaluate, sharding
 
@@ -59,39 +59,42 @@ def on_mesh(config, num_devices: int):
 # In a process with this many devices.
 
 
-def sample_of(experiment: build.Experiment, params, batch) -> np.ndarray:
-  """x_0 before any threshold, for one batch of the eval split."""
-  mesh = experiment.mesh
-  where = sharding.batch_sharding(mesh)
+def make_sampler(experiment: build.Experiment):
+  """(params, inputs, keys) -> Raw, and x_0 before any threshold under 'x_0'."""
+  model = experiment.model
+  grid, stepper = experiment.grid(), experiment.stepper
 
   def sample(params, batch, keys):
-    return experiment.model.sample(
-      params,
-      batch,
-      keys,
-      grid=experiment.grid(),
-      stepper=experiment.stepper,
-    )
+    x_0 = model.sample(params, batch, keys, grid=grid, stepper=stepper)
+    return {**model.decode(params, x_0, batch), 'x_0': x_0}
 
-  keys = evaluate.example_keys(experiment.sample_seed, batch['index'])
-  found = jax.jit(sample, out_shardings=where)(
-    params,
-    sharding.put_batch(types.inputs_only(batch), mesh),
-    jax.device_put(keys, where),
-  )
-  return np.asarray(found)
+  where = sharding.batch_sharding(experiment.mesh)
+  return jax.jit(sample, out_shardings=where)
 
 
-def measure(experiment, folder: pathlib.Path, step: int):
-  """(x_0, metrics, share of the parameters that one device holds)."""
-  mesh = experiment.mesh
+def measure(experiment, sampler, folder: pathlib.Path, step: int):
+  """(x_0 of all batches, PQ, share of the parameters on one device)."""
+  mesh, drawn = experiment.mesh, []
   params = workdirs.load_params(experiment, folder, step, mesh=mesh)
-  batch = next(experiment.eval_batches())
-  x_0 = sample_of(experiment, params, batch)
-  metrics = commands.evaluate_params(experiment, params)
+
+  def sample_fn(params, batch, keys):
+    raw = sampler(params, batch, keys)
+    drawn.append(np.asarray(raw.pop('x_0')))
+    return raw
+
+  metrics = evaluate.evaluate(
+    experiment.model,
+    experiment.task,
+    params,
+    experiment.eval_batches(),
+    sample_fn=sample_fn,
+    seed=experiment.sample_seed,
+    mesh=mesh,
+  )
   leaves = jax.tree.leaves(params)
   held = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
-  return x_0, metrics, held / sum(leaf.size for leaf in leaves)
+  share = held / sum(leaf.size for leaf in leaves)
+  return np.concatenate(drawn), metrics['pq'], share
 
 
 def work(num_devices: int, config_file: pathlib.Path) -> None:
@@ -102,12 +105,12 @@ def work(num_devices: int, config_file: pathlib.Path) -> None:
   folder = config_file.parent
   commands.train(config, folder / str(num_devices))
   experiment = build.Experiment(config)
-  found = {}
+  sampler, found = make_sampler(experiment), {}
   for name, other in (('own', num_devices), ('same', 1)):
-    x_0, metrics, share = measure(
-      experiment, folder / str(other), config.train.steps
+    x_0, pq, share = measure(
+      experiment, sampler, folder / str(other), config.train.steps
     )
-    found[name] = {'pq': metrics['pq'], 'share': share}
+    found[name] = {'pq': pq, 'share': share}
     np.save(folder / f'{num_devices}-{name}.npy', x_0)
   (folder / f'{num_devices}.json').write_text(json.dumps(found))
 

@@ -62,6 +62,14 @@ class Run:
         command, cwd=common.REPO, stdout=log, stderr=log
       )
 
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    if self._process.poll() is None:  # we failed: leave nothing running
+      self._process.kill()
+      self._process.wait()
+
   def finish(self) -> None:
     """Waits for the end of the run; raises RuntimeError if it failed."""
     if self._process.wait(_PATIENCE):
@@ -130,13 +138,14 @@ def killed_run(args, config_file, folder, step_seconds):
   moments = sorted(rng.uniform(0, args.steps) for _ in range(args.kills))
   rows = []
   for moment in moments:
-    run = Run(config_file, folder)
-    killed = run.kill_at(int(moment), (moment % 1) * step_seconds)
+    with Run(config_file, folder) as run:
+      killed = run.kill_at(int(moment), (moment % 1) * step_seconds)
     reached = max(last_step(folder), 0)
     found = (weights.steps_in(folder) or [0])[-1]
     rows.append([f'{moment:.2f}', killed, reached, found, reached - found])
     print(f'killed at step {reached}, goes on from {found}', file=sys.stderr)
-  Run(config_file, folder).finish()
+  with Run(config_file, folder) as run:
+    run.finish()
   return rows
 
 
@@ -162,7 +171,8 @@ def main(argv=None) -> int:
   folder = args.out / 'work'
   shutil.rmtree(folder, ignore_errors=True)
   config_file = runs.write_config(config, folder / 'config.py')
-  Run(config_file, folder / 'whole').finish()
+  with Run(config_file, folder / 'whole') as run:
+    run.finish()
   times = [r['time'] for r in runs.metrics_of(folder / 'whole') if 'loss' in r]
   step_seconds = statistics.median(np.diff(times)) if len(times) > 1 else 0.1
   rows = killed_run(args, config_file, folder / 'killed', step_seconds)

@@ -3,10 +3,12 @@
 import json
 
 import numpy as np
+import pytest
 
 from benchmarks import devices
 
 
+@pytest.mark.timeout(1800)  # processes of its own, each compiles
 def test_one_and_eight(tmp_path):
   assert devices.main(['--steps', '3', '--out', str(tmp_path)]) == 0
   found = json.loads((tmp_path / 'results.json').read_text())

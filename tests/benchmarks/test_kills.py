@@ -3,10 +3,12 @@
 import json
 
 import numpy as np
+import pytest
 
 from benchmarks import kills
 
 
+@pytest.mark.timeout(1800)  # processes of its own, each compiles
 def test_a_kill_changes_nothing(tmp_path, monkeypatch):
   monkeypatch.setenv('XLA_FLAGS', '')  # one device is quicker than eight
   argv = ['--steps', '5', '--save_every', '2', '--kills', '1', '--seed', '3']
