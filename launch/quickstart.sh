@@ -38,8 +38,9 @@ echo
 cat "$run/evaluation.txt"
 cat << END
 
-The pictures:      $PWD/$run/scenes/images/
-The overlays:      $PWD/$run/predictions/overlays/
-The panoptic maps: $PWD/$run/predictions/panoptic/ and panoptic.json
-Curves and panels: $venv/bin/tensorboard --logdir $run  (pip install tensorboard)
+In $PWD:
+  pictures       $run/scenes/images/
+  overlays       $run/predictions/overlays/
+  panoptic maps  $run/predictions/panoptic/ and panoptic.json
+  curves         $run/events.*, for TensorBoard (pip install tensorboard)
 END
