@@ -67,6 +67,30 @@ def ceiling(experiment: build.Experiment, source, num_examples=None) -> dict:
   return total.compute()
 
 
+def tables(settings, results) -> list[str]:
+  """All scores of each setting, and PQ of each class."""
+  rows = [
+    [s.mask, s.image_factor, s.max_instances]
+    + [
+      r.get(f'{key}{group}')
+      for group in ('', '_things', '_stuff')
+      for key in ('pq', 'sq', 'rq')
+    ]
+    for s, r in zip(settings, results)
+  ]
+  columns = ['mask', 'image factor', 'ids', 'PQ', 'SQ', 'RQ']
+  columns += [
+    f'{k} {g}' for g in ('things', 'stuff') for k in ('PQ', 'SQ', 'RQ')
+  ]
+  names = [k for k in results[0] if k.startswith('pq_class/')]
+  classes = [[k.partition('/')[2], *(r[k] for r in results)] for k in names]
+  per_class = ['PQ of class']
+  per_class += [
+    f'{s.mask}, x{s.image_factor:g}, {s.max_instances} ids' for s in settings
+  ]
+  return [common.table(columns, rows), common.table(per_class, classes)]
+
+
 def main(argv=None) -> int:
   argv = common.arguments(argv)
   parser = common.parser(NAME, __doc__, 'configs/pix2seq_d_nuclei.py')
@@ -91,25 +115,7 @@ def main(argv=None) -> int:
     source = experiment.source('eval')
     results.append(ceiling(experiment, source, args.num_examples))
     print(f'{setting}: PQ {results[-1]["pq"]:.4f}', file=sys.stderr)
-  rows = [
-    [s.mask, s.image_factor, s.max_instances]
-    + [
-      r.get(f'{key}{group}')
-      for group in ('', '_things', '_stuff')
-      for key in ('pq', 'sq', 'rq')
-    ]
-    for s, r in zip(settings, results)
-  ]
-  columns = ['mask', 'image factor', 'ids', 'PQ', 'SQ', 'RQ']
-  columns += [
-    f'{k} {g}' for g in ('things', 'stuff') for k in ('PQ', 'SQ', 'RQ')
-  ]
-  names = [k for k in results[0] if k.startswith('pq_class/')]
-  classes = [[k.partition('/')[2], *(r[k] for r in results)] for k in names]
-  per_class = ['PQ of class']
-  per_class += [
-    f'{s.mask}, x{s.image_factor:g}, {s.max_instances} ids' for s in settings
-  ]
+  parts = tables(settings, results)
   common.report(
     args,
     argv,
@@ -118,7 +124,7 @@ def main(argv=None) -> int:
     about=f'{config.data.name}, '
     f'{min(len(source), args.num_examples or len(source))} pictures, segments '
     f'below {experiment.task.min_pixels} pixels dropped',
-    parts=[common.table(columns, rows), common.table(per_class, classes)],
+    parts=parts,
     numbers={
       'rows': [
         {**dataclasses.asdict(s), 'metrics': r}
