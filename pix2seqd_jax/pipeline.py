@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from pix2seqd_jax import build, visualize, workdir
-from pix2seqd_jax.data import files, writers
+from pix2seqd_jax.data import decode, files, writers
 from pix2seqd_jax.train import log
 from pix2seqd_jax.types import Category, Params, Segment
 
@@ -203,7 +203,7 @@ def as_rgb(image: Any) -> np.ndarray:
   if isinstance(image, str | os.PathLike):
     return files.read_image(image)
   if hasattr(image, 'convert'):  # PIL; turned as its EXIF says, as a file is
-    image = files.to_rgb(image)
+    image = decode.to_rgb(image)
   array = np.asarray(image)
   if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
     raise ValueError(

@@ -65,6 +65,7 @@ ALLOWED = {
     'build',
     'workdir',
     'visualize',
+    'data.decode',
     'data.files',
     'data.writers',
     'encoding',

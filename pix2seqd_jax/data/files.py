@@ -8,17 +8,10 @@ import pathlib
 import re
 import tempfile
 
-import numpy as np
-from PIL import Image, ImageOps
-
-from pix2seqd_jax.encoding.panoptic_ids import rgb_to_id
+from pix2seqd_jax.data.decode import decode_image, decode_panoptic_png
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif')
 _DRIVE = re.compile(r'^[A-Za-z]:')
-# 16 bits a channel: 65535 is white.
-_SIXTEEN = ('I;16', 'I;16B', 'I;16L', 'I;16N')
-_PLAIN = ('1', 'L', 'P', 'RGB', 'RGBA', 'RGBX', 'LA', 'PA', 'La', 'RGBa')
-_OTHER = ('CMYK', 'YCbCr', 'HSV')
 
 
 def check_relative(name, where='a data file'):
@@ -61,74 +54,37 @@ def safe_join(folder, name, *, where='a data file', follow_links=False):
   return path
 
 
-def read_image(path, *, exif=True):
-  """A picture as uint8 RGB [h, w, 3], turned as its EXIF orientation says.
-
-  Gray is repeated, palettes are looked up, alpha is dropped, CMYK converted,
-  16 bits are brought to 8 (65535 is white); of an animation the first frame.
+def read_bytes(path):
+  """All bytes of a file.
 
   Raises:
-    ValueError: no file, zero bytes, cut off, no picture, or a mode (float, 32
-      bits) that has no agreed meaning as 8-bit colours.
+    ValueError: there is no such file, or it cannot be read.
   """
   path = pathlib.Path(path)
-  with _opened(path) as image:
-    return to_rgb(image, path, exif=exif)
+  if not path.is_file():
+    raise ValueError(f'{path} does not exist or is no file.')
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise ValueError(f'{path} cannot be read: {error}.') from error
 
 
-def to_rgb(image, name='the picture', *, exif=True):
-  """A PIL picture as uint8 RGB [h, w, 3]; see `read_image`.
+def read_image(path, *, exif=True):
+  """A picture file as uint8 RGB [h, w, 3]; see `decode.decode_image`.
 
   Raises:
-    ValueError: naming `name`, for a picture that is cut off, or a mode that
-      has no agreed meaning as 8-bit colours.
+    ValueError: no file, and whatever is wrong with its bytes.
   """
-  try:
-    image.load()
-    mode, kind = image.mode, image.format
-    if exif:
-      image = ImageOps.exif_transpose(image)
-  except Exception as error:
-    raise ValueError(
-      f'{name} is cut off or damaged: {error}. Replace the file.'
-    ) from error
-  if mode in _SIXTEEN or (mode == 'I' and kind == 'PNG'):
-    values = np.asarray(image).astype(np.int64)
-    gray = ((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8)
-    return np.repeat(gray[..., None], 3, axis=-1)
-  if mode not in _PLAIN + _OTHER:
-    raise ValueError(
-      f'{name} has the mode {mode!r}, which has no agreed meaning as 8-bit '
-      'RGB; convert the file to an 8- or 16-bit picture.'
-    )
-  try:
-    if mode == 'P' and 'transparency' in image.info:
-      image = image.convert('RGBA')
-    return np.array(image.convert('RGB'))
-  except ValueError as error:
-    raise ValueError(f'{name} has the mode {mode!r}: {error}.') from error
+  return decode_image(read_bytes(path), path, exif=exif)
 
 
 def read_panoptic_png(path):
-  """The ids of a COCO panoptic PNG: R + 256 G + 65536 B, int32 [h, w].
+  """The ids of a COCO panoptic PNG, int32 [h, w]; see `decode`.
 
   Raises:
-    ValueError: no file, zero bytes, cut off, not a PNG, or not 8-bit RGB.
+    ValueError: no file, and whatever is wrong with its bytes.
   """
-  path = pathlib.Path(path)
-  with _opened(path) as image:
-    if image.format != 'PNG' or image.mode != 'RGB':
-      raise ValueError(
-        f'{path} is a {image.format} of mode {image.mode!r}; a panoptic map '
-        'must be an RGB PNG with id = R + 256 G + 65536 B.'
-      )
-    try:
-      colors = np.asarray(image)
-    except Exception as error:
-      raise ValueError(
-        f'{path} is cut off or damaged: {error}. Replace the file.'
-      ) from error
-  return rgb_to_id(colors)
+  return decode_panoptic_png(read_bytes(path), path)
 
 
 def list_images(*paths):
@@ -175,16 +131,3 @@ def write_atomically(path, data):
   except BaseException:
     pathlib.Path(name).unlink(missing_ok=True)
     raise
-
-
-def _opened(path):
-  if not path.is_file():
-    raise ValueError(f'{path} does not exist or is no file.')
-  if path.stat().st_size == 0:
-    raise ValueError(f'{path} is empty (zero bytes). Replace the file.')
-  try:
-    return Image.open(path)
-  except Exception as error:
-    raise ValueError(
-      f'{path} is not a picture that Pillow can read: {error}.'
-    ) from error

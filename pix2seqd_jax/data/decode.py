@@ -1,0 +1,105 @@
+"""Bytes of pictures and panoptic PNGs -> arrays, wherever the bytes lay.
+
+Everything that is wrong with them is a ValueError that gives `name`.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# 16 bits a channel: 65535 is white.
+_SIXTEEN = ('I;16', 'I;16B', 'I;16L', 'I;16N')
+_PLAIN = ('1', 'L', 'P', 'RGB', 'RGBA', 'RGBX', 'LA', 'PA', 'La', 'RGBa')
+_OTHER = ('CMYK', 'YCbCr', 'HSV')
+
+
+def decode_image(data, name, *, exif=True):
+  """A picture's bytes -> uint8 RGB [h, w, 3], turned as its EXIF says.
+
+  Gray is repeated, palettes are looked up, alpha is dropped, CMYK converted,
+  16 bits are brought to 8 (65535 is white); of an animation the first frame.
+
+  Args:
+    data: bytes of a file that Pillow knows.
+    name: for messages.
+    exif: whether to turn it as its EXIF orientation says.
+
+  Raises:
+    ValueError: zero bytes, cut off, no picture, or a mode (float, 32 bits)
+      that has no agreed meaning as 8-bit colours.
+  """
+  with _opened(data, name) as image:
+    return to_rgb(image, name, exif=exif)
+
+
+def to_rgb(image, name='the picture', *, exif=True):
+  """A PIL picture as uint8 RGB [h, w, 3]; see `decode_image`.
+
+  Raises:
+    ValueError: naming `name`, for a picture that is cut off, or a mode that
+      has no agreed meaning as 8-bit colours.
+  """
+  try:
+    image.load()
+    mode, kind = image.mode, image.format
+    if exif:
+      image = ImageOps.exif_transpose(image)
+  except Exception as error:
+    raise ValueError(
+      f'{name} is cut off or damaged: {error}. Replace the file.'
+    ) from error
+  if mode in _SIXTEEN or (mode == 'I' and kind == 'PNG'):
+    values = np.asarray(image).astype(np.int64)
+    gray = ((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1)
+  if mode not in _PLAIN + _OTHER:
+    raise ValueError(
+      f'{name} has the mode {mode!r}, which has no agreed meaning as 8-bit '
+      'RGB; convert the file to an 8- or 16-bit picture.'
+    )
+  try:
+    if mode == 'P' and 'transparency' in image.info:
+      image = image.convert('RGBA')
+    return np.array(image.convert('RGB'))
+  except ValueError as error:
+    raise ValueError(f'{name} has the mode {mode!r}: {error}.') from error
+
+
+def decode_panoptic_png(data, name):
+  """A COCO panoptic PNG's bytes -> ids R + 256 G + 65536 B, int32 [h, w].
+
+  Raises:
+    ValueError: zero bytes, cut off, not a PNG, or not 8-bit RGB.
+  """
+  with _opened(data, name) as image:
+    if image.format != 'PNG' or image.mode != 'RGB':
+      raise ValueError(
+        f'{name} is a {image.format} of mode {image.mode!r}; a panoptic map '
+        'must be an RGB PNG with id = R + 256 G + 65536 B.'
+      )
+    try:
+      # Four bytes a pixel, as Pillow holds them: one word is one id.
+      words = image.tobytes('raw', 'RGBX')
+    except Exception as error:
+      raise ValueError(
+        f'{name} is cut off or damaged: {error}. Replace the file.'
+      ) from error
+    width, height = image.size
+  ids = np.frombuffer(words, '<u4') & np.uint32(0xFFFFFF)
+  return ids.view(np.int32).reshape(height, width)
+
+
+def _opened(data, name):
+  if not len(data):
+    raise ValueError(f'{name} is empty (zero bytes). Replace the file.')
+  try:
+    return Image.open(io.BytesIO(data))
+  except UnidentifiedImageError as error:  # its message names the buffer
+    raise ValueError(
+      f'{name} is not a picture of a format that Pillow knows.'
+    ) from error
+  except Exception as error:
+    raise ValueError(
+      f'{name} is not a picture that Pillow can read: {error}.'
+    ) from error
