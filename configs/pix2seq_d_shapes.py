@@ -11,6 +11,7 @@ Expected: see benchmarks/RESULTS.md.
 from ml_collections import ConfigDict
 
 from configs import common
+from pix2seqd_jax import recipe
 
 VARIANTS = ('random_ids', 'hard', 'smoke')
 
@@ -125,4 +126,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
   config.shard_rules = common.single_device_rules()
   config.init_from = ()
+  config = recipe.complete(config)
   return common.smoke(config) if 'smoke' in chosen else config

@@ -75,11 +75,11 @@ class Experiment(build_data.DataParts):
     config: ml_collections.ConfigDict,
     categories: tuple[Category, ...] | None = None,
   ):
-    self.config = recipe.plain(config)
+    self.config = recipe.complete(recipe.plain(config))
     self._categories = categories
     self._sources, self._samplers = {}, {}
     recipe.check_keys('config', self.config)
-    for section in recipe.KEYS:
+    for section in {**recipe.KEYS, **recipe.DEFAULTS}:
       if section != 'config':
         recipe.check_keys(section, self.config[section])
     for key in ('model', 'task'):

@@ -11,8 +11,16 @@ import ml_collections
 
 from pix2seqd_jax.registry import did_you_mean
 
-# Every key of a config, section by section. A `...` section passes what is
-# left to the constructor of the class that its `name` names.
+# How a run is operated, section by section: the same for every recipe unless
+# it says otherwise. A recipe gets them from `complete`, so that each can be
+# overridden on the command line; so does a config.json of before they existed.
+DEFAULTS: dict[str, dict[str, Any]] = {
+  'data': {},
+  'sample': {},
+  'train': {},
+}
+
+# Every other key of a config: these a recipe must give.
 KEYS = {
   'config': (
     'seed',
@@ -77,9 +85,20 @@ KEYS = {
 }
 
 
+def complete(config):
+  """Adds the DEFAULTS that a config, or its plain dict, lacks; in place."""
+  for section, defaults in DEFAULTS.items():
+    if section not in config:
+      config[section] = {}
+    for key, value in defaults.items():
+      if key not in config[section]:
+        config[section][key] = value
+  return config
+
+
 def from_plain(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
   """What JSON made of a config -> a ConfigDict; lists become tuples again."""
-  return ml_collections.ConfigDict(_tuples(config))
+  return complete(ml_collections.ConfigDict(_tuples(config)))
 
 
 def _tuples(value):
@@ -100,7 +119,9 @@ def plain(value):
 
 
 def check_keys(section: str, found: Mapping[str, Any], optional=()):
-  known = KEYS[section]
+  known = (*KEYS.get(section, ()), *DEFAULTS.get(section, ()))
+  if section == 'config':
+    known = (*known, *(s for s in DEFAULTS if s not in known))
   for key in found:
     if key not in known:
       where = key if section == 'config' else f'{section}.{key}'
