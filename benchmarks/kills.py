@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import common, runs
 from pix2seqd_jax import build
 from pix2seqd_jax import workdir as workdirs
-from pix2seqd_jax.train import resume, sharding, weights
+from pix2seqd_jax.train import archive, resume, sharding
 
 NAME = 'kills'
 AUGMENTED = (
@@ -141,7 +141,7 @@ def killed_run(args, config_file, folder, step_seconds):
     with Run(config_file, folder) as run:
       killed = run.kill_at(int(moment), (moment % 1) * step_seconds)
     reached = max(last_step(folder), 0)
-    found = (weights.steps_in(folder) or [0])[-1]
+    found = (archive.steps_in(folder) or [0])[-1]
     rows.append([f'{moment:.2f}', killed, reached, found, reached - found])
     print(f'killed at step {reached}, goes on from {found}', file=sys.stderr)
   with Run(config_file, folder) as run:

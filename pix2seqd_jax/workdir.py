@@ -8,7 +8,14 @@ import ml_collections
 
 from pix2seqd_jax import build, build_data, recipe
 from pix2seqd_jax.data import categories
-from pix2seqd_jax.train import checkpoint, resume, sharding, state, weights
+from pix2seqd_jax.train import (
+  archive,
+  checkpoint,
+  resume,
+  sharding,
+  state,
+  weights,
+)
 from pix2seqd_jax.types import Params
 
 _CATEGORIES = 'categories.json'
@@ -47,7 +54,7 @@ def save(experiment: build.Experiment, folder: pathlib.Path) -> None:
     ValueError: the folder holds a run of another model, data set, optimizer
       or seed. What never came to a checkpoint is no run.
   """
-  if weights.steps_in(folder):
+  if archive.steps_in(folder):
     resume.check_resume(folder, experiment.config, free=_FREE)
     build_data.check_same_classes(
       experiment.categories,
@@ -66,7 +73,7 @@ def checkpointer(
   """What saves and restores this run's states."""
   loop = experiment.loop
   return checkpoint.Checkpointer(
-    folder / weights.FOLDER,
+    folder / archive.FOLDER,
     keep=loop.keep,
     best_metric=loop.best_metric or None,
   )
@@ -114,9 +121,9 @@ def find_step(
   Raises:
     ValueError: there is none, unless `wait`, which returns None.
   """
-  steps = weights.steps_in(folder)
+  steps = archive.steps_in(folder)
   if step == 'best':
-    found = weights.best_step_in(folder)
+    found = archive.best_step_in(folder)
   elif step == '':
     found = steps[-1] if steps else None
   elif str(step).isdigit():

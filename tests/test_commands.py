@@ -17,7 +17,7 @@ from PIL import Image
 from smoke import smoke_config
 
 from pix2seqd_jax import build, commands, recipe, workdir
-from pix2seqd_jax.train import resume, sharding, weights
+from pix2seqd_jax.train import archive, resume, sharding, weights
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
 
@@ -226,7 +226,7 @@ class Run:
     self.process.wait()
 
   def wait_for_a_checkpoint(self):
-    while not weights.steps_in(self.folder):
+    while not archive.steps_in(self.folder):
       assert self.process.poll() is None, self.log
       time.sleep(0.02)
 

@@ -10,7 +10,7 @@ import pytest
 
 from configs import common
 from pix2seqd_jax import build, commands, recipe, workdir
-from pix2seqd_jax.train import optimizer, sharding, state, weights
+from pix2seqd_jax.train import archive, optimizer, sharding, state, weights
 from pix2seqd_jax.types import Category
 
 NAMES = ('pix2seq_d_shapes', 'pix2seq_d_nuclei', 'pix2seq_d_coco')
@@ -256,13 +256,13 @@ def test_shapes_smoke_trains_and_evaluates(smoke_run):
   assert losses and np.isfinite(losses).all()
   for key in ('pq', 'pq_things', 'pq_stuff', 'miou'):
     assert 0 <= smoke_run.results[key] <= 1
-  assert weights.steps_in(smoke_run.workdir) == [3, 6]
+  assert archive.steps_in(smoke_run.workdir) == [3, 6]
 
 
 def check_smoke(config, folder):
   commands.train(config, folder)
   results = commands.evaluate(folder)
-  assert weights.steps_in(folder)[-1] == config.train.steps
+  assert archive.steps_in(folder)[-1] == config.train.steps
   for key in ('pq', 'pq_things', 'pq_stuff', 'miou'):
     assert np.isnan(results[key]) or 0 <= results[key] <= 1
 

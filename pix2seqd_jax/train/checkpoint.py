@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from pix2seqd_jax import types
-from pix2seqd_jax.train import weights
+from pix2seqd_jax.train import archive
 from pix2seqd_jax.train.state import TrainState
 
 
@@ -152,7 +152,7 @@ class Checkpointer:
 
   @property
   def _frozen_path(self) -> pathlib.Path:
-    return self.directory.parent / weights.FROZEN
+    return self.directory.parent / archive.FROZEN
 
   def _save_frozen(self, frozen: types.PyTree) -> None:
     if self._frozen_done or not jax.tree.leaves(frozen):
@@ -176,7 +176,7 @@ class Checkpointer:
   def best_step(self) -> int | None:
     """The best step by `best_metric`, or None where none was measured."""
     self.wait()
-    return weights.best_step_in(self.directory)
+    return archive.best_step_in(self.directory)
 
   def restore(
     self, abstract_state: TrainState, step: int | None = None

@@ -1,6 +1,5 @@
 """Weights out of checkpoints: for inference, and to start another run from."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,40 +9,9 @@ import jax
 import numpy as np
 
 from pix2seqd_jax import types
-from pix2seqd_jax.train import sharding, state
+from pix2seqd_jax.train import archive, manifest, sharding, state
 
-FOLDER = 'checkpoints'
-FROZEN = 'frozen'
 RULES = ('exact', 'grow', 'partial')
-
-
-def checkpoint_dir(directory: str | os.PathLike) -> pathlib.Path:
-  """A working directory, or its `checkpoints` -> the latter."""
-  path = pathlib.Path(directory).absolute()
-  return path / FOLDER if (path / FOLDER).is_dir() else path
-
-
-def steps_in(directory: str | os.PathLike) -> list[int]:
-  """The steps saved in a working or checkpoint directory, oldest first."""
-  path = checkpoint_dir(directory)
-  if not path.is_dir():
-    return []
-  return sorted(int(p.name) for p in path.iterdir() if p.name.isdigit())
-
-
-def best_step_in(directory: str | os.PathLike) -> int | None:
-  """The step with the best value of the metric that its run named."""
-  best = None
-  for step in steps_in(directory):
-    path = checkpoint_dir(directory) / str(step) / 'meta' / 'metadata'
-    meta = json.loads(path.read_text()) if path.is_file() else {}
-    value = (meta.get('metrics') or {}).get(meta.get('best_metric'))
-    if value is None or value != value:
-      continue
-    rank = -value if meta.get('best_mode') == 'min' else value
-    if best is None or rank >= best[0]:
-      best = (rank, step)
-  return None if best is None else best[1]
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
@@ -66,37 +34,81 @@ def load_params(
 ) -> dict[str, Any]:
   """{'net', 'stats', 'frozen'} of a checkpoint as NumPy arrays on the host.
 
-  Needs neither the model nor the devices it was trained on.
+  Needs neither the model nor the devices it was trained on. Every file that is
+  read has the digest it was written with.
 
   Args:
     directory: a working directory, or the `checkpoints` folder in it.
-    step: None for the newest, 'best' for the best by the run's metric.
+    step: None for the newest that is not damaged (each one passed over is
+      warned of), 'best' for the best by the run's metric.
     ema: the averaged weights where there are any.
 
   Raises:
-    ValueError: where there is no such checkpoint.
+    ValueError: where there is no such checkpoint, or it is damaged.
   """
-  path = checkpoint_dir(directory)
-  steps = steps_in(path)
-  chosen = best_step_in(path) if step == 'best' else step
-  if chosen is None and step is None and steps:
-    chosen = steps[-1]
-  if chosen not in steps:
-    raise ValueError(
-      f'{path} has no checkpoint {"" if step is None else step!r}; the steps '
-      f'there are {steps}'
-      + (
-        ', none of them with a metric; give a number.'
-        if step == 'best'
-        else '.'
-      )
-    )
+  path = archive.checkpoint_dir(directory)
+  chosen = archive.choose(path, step, ema)
   item = path / str(chosen)
-  averaged = ema and (item / 'ema').is_dir()
-  params = _read(item / ('ema' if averaged else 'params'))
-  frozen = path.parent / FROZEN
-  found = _read(frozen) if frozen.is_dir() else {}
+  params = _read(item / archive.item_of(item, ema))
+  frozen = archive.frozen_of(item)
+  found = {} if frozen is None else _read(frozen)
   return state.collections({**params, 'frozen': found})
+
+
+def save_params(
+  directory: str | os.PathLike,
+  step: int,
+  params: types.Params,
+  ema: types.Params | None = None,
+) -> pathlib.Path:
+  """Writes weights as a checkpoint that `load_params` and `init_from` read.
+
+  With config.json and categories.json beside it, `directory` is one for
+  `Pipeline.from_pretrained`. There is no optimizer state in it: a run starts
+  from it by config.init_from, and cannot go on from it.
+
+  Args:
+    directory: a working directory, made if it does not exist.
+    step: under which number; 0 or more.
+    params: {'net', 'stats', 'frozen'}, arrays of any devices; the last two
+      may be missing.
+    ema: {'net', 'stats'}, the averaged weights, if there are any.
+
+  Returns:
+    The folder of the step.
+
+  Raises:
+    ValueError: the folder has this step, or frozen weights, already.
+  """
+  import orbax.checkpoint as ocp
+
+  path = pathlib.Path(directory).absolute() / archive.FOLDER
+  params = state.collections(params)
+  frozen = params.pop('frozen')
+  where = path / str(step)
+  taken = [where] if where.exists() else []
+  if jax.tree.leaves(frozen) and (path.parent / archive.FROZEN).exists():
+    taken.append(path.parent / archive.FROZEN)
+  if taken or step < 0:
+    raise ValueError(
+      f'step={step}: {" and ".join(map(str, taken))} exist already; name '
+      'another directory.'
+      if taken
+      else f'step={step} must be at least 0.'
+    )
+  path.mkdir(parents=True, exist_ok=True)
+  digest = None
+  if jax.tree.leaves(frozen):
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(path.parent / archive.FROZEN, frozen)
+    digest = manifest.seal(path.parent / archive.FROZEN)
+  items = {'params': params} if ema is None else {'params': params, 'ema': ema}
+  args = {k: ocp.args.StandardSave(dict(v)) for k, v in items.items()}
+  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    meta = ocp.args.JsonSave({archive.SEALED: True})
+    checkpointer.save(where, ocp.args.Composite(meta=meta, **args))
+  manifest.seal(where, {'step': step, archive.FROZEN: digest})
+  return where
 
 
 def _select(flat: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -189,7 +201,7 @@ def check_entries(entries: Sequence[tuple[str, str, str, str]]) -> None:
         f'init_from: {entry!r} must be (directory, source prefix, target '
         f'prefix, rule) with a rule of {RULES}.'
       )
-    if not steps_in(entry[0]):
+    if not archive.steps_in(entry[0]):
       raise ValueError(
         f'init_from: {entry[0]} has no checkpoint; name the workdir of a run.'
       )

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from toy import Toy, make_batch
 
-from pix2seqd_jax.train import checkpoint, optimizer, sharding, state, weights
+from pix2seqd_jax.train import (
+  archive,
+  checkpoint,
+  optimizer,
+  sharding,
+  state,
+  weights,
+)
 
 
 @pytest.fixture(scope='module')
@@ -52,8 +59,8 @@ def test_raw_newest_and_best(workdir):
   np.testing.assert_array_equal(load(step=1, ema=False), kernel)
   np.testing.assert_array_equal(load(ema=False), 2 * kernel)
   np.testing.assert_array_equal(load(step='best', ema=False), kernel)
-  assert weights.best_step_in(path) == 1
-  assert weights.steps_in(path) == [1, 2]
+  assert archive.best_step_in(path) == 1
+  assert archive.steps_in(path) == [1, 2]
 
 
 def test_missing_checkpoints_are_named(workdir, tmp_path):
@@ -167,3 +174,49 @@ def test_errors_list_all_names(workdir):
 def test_bad_entries_are_refused(workdir, entry, message):
   with pytest.raises(ValueError, match=message):
     weights.init_from(fresh(), ((str(workdir[0]), *entry),))
+
+
+def test_parameters_alone_make_a_folder_to_load(tmp_path):
+  params = fresh(frozen=True)
+  ema = {k: jax.tree.map(lambda x: x + 1, params[k]) for k in ('net', 'stats')}
+  weights.save_params(tmp_path / 'both', 5, params, ema)
+  weights.save_params(tmp_path / 'one', 0, {'net': params['net']})
+  for directory, averaged, expected in (
+    ('both', True, {**ema, 'frozen': params['frozen']}),
+    ('both', False, params),
+    ('one', True, {'net': params['net'], 'stats': {}, 'frozen': {}}),
+  ):
+    found = weights.load_params(tmp_path / directory, ema=averaged)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+  with pytest.raises(ValueError, match=r'step=5: .* exist already'):
+    weights.save_params(tmp_path / 'both', 5, params)
+  new, _ = weights.init_from(
+    fresh(), ((str(tmp_path / 'both'), 'one', 'one', 'exact'),)
+  )
+  np.testing.assert_array_equal(
+    new['net']['one']['kernel'], ema['net']['one']['kernel']
+  )
+
+
+def test_weights_that_changed_on_the_disk_are_not_loaded(tmp_path):
+  params = fresh(frozen=True)
+  ema = {k: params[k] for k in ('net', 'stats')}
+  weights.save_params(tmp_path, 1, {k: params[k] for k in ema})
+  weights.save_params(tmp_path, 2, params, ema)
+  flip(next((tmp_path / 'checkpoints' / '2' / 'ema').rglob('d/*')))
+  weights.load_params(tmp_path, 2, ema=False)  # not what is read
+  with pytest.raises(ValueError, match=r'checkpoint 2 .* damaged \(ema/.*'):
+    weights.load_params(tmp_path, 2)
+  with pytest.warns(UserWarning, match='checkpoint 2 .* passed over'):
+    found = weights.load_params(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, found['net'], params['net'])
+  flip(tmp_path / 'frozen' / '_METADATA')
+  with pytest.raises(ValueError, match='frozen/_METADATA: other content'):
+    weights.load_params(tmp_path, 2, ema=False)
+
+
+def flip(path, bit=3):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1 << bit
+  path.write_bytes(bytes(data))

@@ -1,0 +1,185 @@
+"""Which steps a checkpoints folder holds, and which of them may be read.
+
+A step is complete once it is sealed: its folder has a manifest (see manifest).
+Nothing here writes.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from pix2seqd_jax.train import manifest
+
+FOLDER = 'checkpoints'
+FROZEN = 'frozen'
+# In a step's meta: its folder is complete only with a manifest.
+SEALED = 'sealed'
+
+
+def checkpoint_dir(directory: str | os.PathLike) -> pathlib.Path:
+  """A working directory, or its `checkpoints` -> the latter."""
+  path = pathlib.Path(directory).absolute()
+  return path / FOLDER if (path / FOLDER).is_dir() else path
+
+
+def meta_of(step_dir: pathlib.Path) -> dict[str, Any] | None:
+  """What a step's save noted of itself; None where that cannot be read."""
+  try:
+    text = (step_dir / 'meta' / 'metadata').read_text(encoding='utf-8')
+    meta = json.loads(text)
+  except (OSError, ValueError):
+    return None
+  return meta if isinstance(meta, dict) else None
+
+
+def is_complete(step_dir: pathlib.Path) -> bool:
+  """Whether a step was sealed, or is of a version that did not seal.
+
+  Orbax commits a step before its manifest is written; a run killed in between
+  leaves a step that is not complete, and nobody may read it.
+  """
+  if manifest.is_sealed(step_dir):
+    return True
+  meta = meta_of(step_dir)
+  return meta is not None and SEALED not in meta
+
+
+def folders_in(directory: str | os.PathLike) -> list[int]:
+  """The steps that have a folder, complete or not, oldest first."""
+  path = checkpoint_dir(directory)
+  if not path.is_dir():
+    return []
+  return sorted(int(p.name) for p in path.iterdir() if p.name.isdigit())
+
+
+def steps_in(directory: str | os.PathLike) -> list[int]:
+  """The complete steps of a working or checkpoint directory, oldest first."""
+  path = checkpoint_dir(directory)
+  return [s for s in folders_in(path) if is_complete(path / str(s))]
+
+
+def best_step_in(directory: str | os.PathLike) -> int | None:
+  """The step with the best value of the metric that its run named."""
+  best = None
+  path = checkpoint_dir(directory)
+  for step in steps_in(path):
+    folder = path / str(step)
+    if manifest.is_sealed(folder) and manifest.faults(folder, ('meta',)):
+      continue
+    meta = meta_of(folder) or {}
+    value = (meta.get('metrics') or {}).get(meta.get('best_metric'))
+    if value is None or value != value:
+      continue
+    rank = -value if meta.get('best_mode') == 'min' else value
+    if best is None or rank >= best[0]:
+      best = (rank, step)
+  return None if best is None else best[1]
+
+
+def damage(step_dir: pathlib.Path, items: Sequence[str] = ()) -> list[str]:
+  """What is wrong with a complete step: a line a file, none if all is well.
+
+  Args:
+    step_dir: of the step. One without a manifest, of an earlier version,
+      cannot be wrong.
+    items: names of those that matter ('ema'); empty is all of it.
+  """
+  if not manifest.is_sealed(step_dir):
+    return []
+  wrong = manifest.faults(step_dir, items)
+  frozen = None if wrong else frozen_of(step_dir)
+  if frozen is None:
+    return wrong
+  wrong = [f'{FROZEN}/{line}' for line in manifest.faults(frozen)]
+  digest = manifest.read(step_dir).about.get(FROZEN)
+  if not wrong and manifest.read(frozen).digest != digest:
+    wrong = [f'{FROZEN}: of another run']
+  return wrong
+
+
+def frozen_of(step_dir: pathlib.Path) -> pathlib.Path | None:
+  """Where the frozen weights of a complete step are, if it has any."""
+  frozen = step_dir.parent.parent / FROZEN
+  if manifest.is_sealed(step_dir):
+    has_frozen = manifest.read(step_dir).about.get(FROZEN) is not None
+  else:
+    has_frozen = frozen.is_dir()
+  return frozen if has_frozen else None
+
+
+def item_of(step_dir: pathlib.Path, ema: bool) -> str:
+  """'ema' or 'params': what there is to load of a complete step."""
+  names = ['ema/' if (step_dir / 'ema').is_dir() else '']
+  if manifest.is_sealed(step_dir):  # a folder that went missing is no choice
+    with contextlib.suppress(manifest.Damaged):
+      names = list(manifest.read(step_dir).files)
+  return 'ema' if ema and any(n.startswith('ema/') for n in names) else 'params'
+
+
+def choose(path: pathlib.Path, step: int | str | None, ema: bool) -> int:
+  """The step to load, all of whose bytes that matter are as written."""
+  steps = steps_in(path)
+  chosen = best_step_in(path) if step == 'best' else step
+  if step is None and steps:
+    return newest_step(path, ema)
+  if chosen not in steps:
+    raise ValueError(
+      f'{path} has no checkpoint {"" if step is None else step!r}; the steps '
+      f'there are {steps}'
+      + (
+        ', none of them with a metric; give a number.'
+        if step == 'best'
+        else '.'
+      )
+    )
+  folder = path / str(chosen)
+  wrong = damage(folder, (item_of(folder, ema),))
+  if wrong:
+    raise ValueError(
+      f'checkpoint {chosen} of {path} is damaged ({manifest.describe(wrong)}); '
+      f'name another step of {steps}, or bring its files back from a copy.'
+    )
+  _warn_unsealed(folder)
+  return chosen
+
+
+def newest_step(directory: str | os.PathLike, ema: bool = True) -> int:
+  """The newest step whose weights are as written; older ones are tried.
+
+  Raises:
+    ValueError: there is none.
+  """
+  path, wrong = checkpoint_dir(directory), {}
+  for step in steps_in(path)[::-1]:
+    folder = path / str(step)
+    wrong[step] = damage(folder, (item_of(folder, ema),))
+    if not wrong[step]:
+      _warn_unsealed(folder)
+      return step
+    warnings.warn(
+      f'checkpoint {step} of {path} is damaged '
+      f'({manifest.describe(wrong[step])}) and passed over.',
+      stacklevel=2,
+    )
+  raise ValueError(
+    f'{path} has no checkpoint'
+    + (
+      f' that is not damaged; of {sorted(wrong)} bring back from a copy: '
+      f'{manifest.describe(wrong[max(wrong)])}.'
+      if wrong
+      else ''
+    )
+  )
+
+
+def _warn_unsealed(step_dir: pathlib.Path) -> None:
+  if not manifest.is_sealed(step_dir):
+    warnings.warn(
+      f'{step_dir} was written by a version without manifests: whether its '
+      'bytes are as they were written cannot be checked.',
+      stacklevel=3,
+    )
