@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped
 
+from pix2seqd_jax.encoding.panoptic_ids import run_starts
+
 # int64; odd places are inside. They add up to h * w.
 Counts = Integer[np.ndarray, '_']
 
@@ -133,8 +135,7 @@ def from_ids(
   total = flat.size
   if not total:
     return
-  starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-  starts = np.concatenate([[0], starts])
+  starts = run_starts(flat)
   values = flat[starts]
   stops = np.append(starts[1:], total)
   order = np.argsort(values, kind='stable')

@@ -87,7 +87,7 @@ class PanopticTask:
         i for i, c in votes.items() if i and c and self._is_thing[c - 1]
       ]
       instance = _split(instance, things, votes)
-    ids, areas, inverse = _ranks(instance)
+    ids, areas, inverse = panoptic_ids.ranks(instance)
     classes = np.array([votes[i] for i in ids.tolist()], np.int32)
     classes[areas < self.min_pixels] = 0
     if self.void_id_zero:
@@ -119,7 +119,7 @@ class PanopticTask:
     span = int(instance.max(initial=0)) + 1
     pairs = semantic * span + instance
     pairs[semantic == 0] = 0
-    found, areas, inverse = _ranks(pairs)
+    found, areas, inverse = panoptic_ids.ranks(pairs)
     first = int(found.size > 0 and found[0] == 0)  # 1 where there is void
     scores = None
     if segmentation.score is not None:
@@ -205,22 +205,3 @@ def _split(instance, names, votes):
       votes[fresh] = votes[name]
       fresh += 1
   return instance
-
-
-def _ranks(values):
-  """What `np.unique` gives: the values, how often, and each one's rank.
-
-  Counted where values are few next to the pixels, since sorting with ranks
-  takes ten times as long.
-  """
-  top = int(values.max(initial=0))
-  if top >= max(values.size, 1 << 16):
-    found, inverse, areas = np.unique(
-      values, return_inverse=True, return_counts=True
-    )
-    return found, areas, inverse.reshape(values.shape)
-  counts = np.bincount(values.ravel())
-  found = np.flatnonzero(counts)
-  table = np.zeros(top + 1, np.int64)
-  table[found] = np.arange(len(found))
-  return found, counts[found], table[values]

@@ -120,3 +120,23 @@ def test_parity_of_the_majority_vote(shared):
     parity.check(
       'pix2seq/pure/majority_vote.npz', key, table[instance], oracle[key], 0
     )
+
+
+def test_ranks_are_those_of_unique():
+  rng = np.random.default_rng(0)
+  for values in (
+    rng.integers(0, 9, (13, 7)),
+    rng.integers(0, 9, (13, 7)).astype(np.int32) * 10_000_000,
+    rng.integers(-4, 4, 50),
+    np.full((3, 5), 7),
+    np.zeros((0, 4), np.int32),
+    np.arange(200_000),
+  ):
+    names, areas, each = panoptic_ids.ranks(values)
+    found, inverse, counts = np.unique(
+      values, return_inverse=True, return_counts=True
+    )
+    np.testing.assert_array_equal(names, found)
+    np.testing.assert_array_equal(areas, counts)
+    np.testing.assert_array_equal(each, inverse.reshape(values.shape))
+    assert names.dtype == values.dtype and each.dtype == np.int32
