@@ -222,45 +222,51 @@ class Means:
   """Means of the scalars between log points, on the device, by clu.metrics.
 
   `add` is one dispatch and never waits for the device; it also remembers the
-  first step whose `is_finite` was 0, so that `compute` can name it.
+  first step whose `is_finite` was 0, or whose loss was above `max_loss` (0:
+  any), so that the run can stop and name it.
   """
 
-  def __init__(self):
+  def __init__(self, max_loss: float = 0.0):
+    self._max_loss = max_loss
     self._totals = None
     self._add = jax.jit(self._merge)
 
-  @staticmethod
-  def _merge(totals, step, scalars):
+  def _merge(self, totals, step, scalars):
     from clu import metrics
 
-    means, first_bad = totals
+    means, first_bad, bad_loss = totals
     fine = scalars.get('is_finite', jnp.float32(1)) > 0
-    first_bad = jnp.where((first_bad < 0) & ~fine, step, first_bad)
+    loss = jnp.asarray(scalars.get('loss', 0), jnp.float32)
+    if self._max_loss:
+      fine &= loss <= self._max_loss
+    is_first = (first_bad < 0) & ~fine
+    first_bad = jnp.where(is_first, step, first_bad)
+    bad_loss = jnp.where(is_first, loss, bad_loss)
     new = {
       name: metrics.Average.from_model_output(jnp.asarray(value, jnp.float32))
       for name, value in scalars.items()
     }
     if means is not None:
       new = {name: means[name].merge(new[name]) for name in new}
-    return new, first_bad
+    return new, first_bad, bad_loss
 
   def add(self, step: int, scalars: Mapping[str, Any]) -> None:
     """Adds the scalars of one step."""
-    totals = self._totals or (None, np.int32(-1))
+    totals = self._totals or (None, np.int32(-1), np.float32(0))
     self._totals = self._add(totals, np.int32(step), dict(scalars))
 
-  def first_bad(self) -> int | None:
-    """The first step that was not finite; waits for the device."""
+  def first_bad(self) -> tuple[int, float] | None:
+    """The first bad step and its loss, if any; waits for the device."""
     if self._totals is None:
       return None
-    first_bad = int(jax.device_get(self._totals[1]))
-    return first_bad if first_bad >= 0 else None
+    first_bad, loss = jax.device_get(self._totals[1:])
+    return (int(first_bad), float(loss)) if first_bad >= 0 else None
 
   def compute(self) -> dict[str, float]:
     """The mean of each scalar since the last call."""
     if self._totals is None:
       return {}
-    means, _ = jax.device_get(self._totals)
+    means = jax.device_get(self._totals[0])
     self._totals = None
     values = {k: float(m.total / m.count) for k, m in means.items()}
     values.pop('is_finite', None)

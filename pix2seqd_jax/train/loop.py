@@ -6,6 +6,7 @@ counts steps done; 0 means never; otherwise the last step is due as well.
 """
 
 import collections
+import math
 import signal
 import threading
 import time
@@ -25,7 +26,14 @@ _IN_FLIGHT = 2
 
 
 class NotFinite(ArithmeticError):
-  """The loss, the gradients or the weights became NaN or Inf."""
+  """The loss, the gradients or the weights of `step` became NaN or Inf.
+
+  Or its loss was above train.max_loss.
+  """
+
+  def __init__(self, message: str, step: int = 0):
+    super().__init__(message)
+    self.step = step
 
 
 class _Stopped(Exception):
@@ -122,15 +130,20 @@ def _check_numbers(**intervals: int) -> None:
       )
 
 
-def _check_finite(means: log.Means) -> None:
-  first_bad = means.first_bad()
-  if first_bad is not None:
-    raise NotFinite(
-      f'step {first_bad}: the loss, its gradient or the updated weights became '
-      'NaN or Inf. The run stops; no checkpoint from this step on was written. '
-      'Lower optimizer.learning_rate, lengthen optimizer.warmup_steps or set '
-      'optimizer.clip_norm, then start again from the last checkpoint.'
-    )
+def _check_finite(means: log.Means, max_loss: float = 0.0) -> None:
+  bad = means.first_bad()
+  if bad is None:
+    return
+  step, loss = bad
+  what = 'the loss, its gradient or the updated weights became NaN or Inf'
+  if max_loss and math.isfinite(loss) and loss > max_loss:
+    what = f'the loss is {loss:.6g}, above train.max_loss={max_loss:g}'
+  raise NotFinite(
+    f'step {step}: {what}. The run stops; no checkpoint from this step on was '
+    'written. Lower optimizer.learning_rate, lengthen optimizer.warmup_steps '
+    'or set optimizer.clip_norm, then start again from the last checkpoint.',
+    step,
+  )
 
 
 def _next(batches: prefetch.Prefetch, step: int):
@@ -160,14 +173,18 @@ class _Every(NamedTuple):
 class _Run:
   """One call of `train`: its pieces, and what happens between steps."""
 
-  def __init__(self, num_steps, intervals, train_step, rng, writer):
+  def __init__(
+    self, num_steps, intervals, train_step, rng, writer, max_loss=0.0
+  ):
     self.num_steps = num_steps
     self.every = intervals
     self.train_step = train_step
     self.rng = rng
     self.writer = writer or log.NullWriter()
     self.checkpointer = self.eval_fn = self.panel_fn = None
-    self.means = log.Means()
+    self.ledger = None
+    self.max_loss = max_loss
+    self.means = log.Means(max_loss)
     self._under_way = collections.deque()
 
   def step(self, state: TrainState, batch: types.Batch, step: int):
@@ -182,7 +199,7 @@ class _Run:
 
   def log(self, step: int, meter: _Meter, bar: log.Progress) -> None:
     """Means and speed; the only place of a plain step that waits."""
-    _check_finite(self.means)
+    _check_finite(self.means, self.max_loss)
     scalars = self.means.compute()
     self.writer.write_scalars(step, {**scalars, **meter.compute(step)})
     self.writer.flush()
@@ -190,7 +207,7 @@ class _Run:
 
   def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
     """Metrics of this state, written down, with a panel of pictures."""
-    _check_finite(self.means)
+    _check_finite(self.means, self.max_loss)
     results = self.eval_fn(state, step)
     self.writer.write_scalars(
       step, {f'eval/{k}': v for k, v in results.items()}
@@ -224,7 +241,7 @@ class _Run:
     due = due or (results is not None and by_metric)
     if due:
       # No checkpoint may hold a NaN: look at the steps since the last log.
-      _check_finite(self.means)
+      _check_finite(self.means, self.max_loss)
       self.checkpointer.save(step, state, metrics=results, force=True)
     return due or results is not None
 
@@ -250,7 +267,9 @@ def _steps(run: _Run, state: TrainState, start: int, stop, batches, bar):
   """The loop itself."""
   meter = _Meter(batches, run.num_steps)
   for step in range(start + 1, run.num_steps + 1):
-    batch = _next(batches, step)
+    batch, rows = _next(batches, step)
+    if run.ledger is not None:
+      run.ledger.write(step, rows)
     state = run.step(state, batch, step)
     meter.add(jax.tree.leaves(batch)[0].shape[0])
     bar.update()
@@ -283,6 +302,9 @@ def train(
   eval_every: int = 0,
   eval_fn: Callable[[TrainState, int], dict[str, float]] | None = None,
   panel_fn: Callable[[TrainState, int], dict[str, Any]] | None = None,
+  ledger: Any = None,
+  max_loss: float = 0.0,
+  dump_fn: Callable[[int, types.Batch], Any] | None = None,
   progress: bool = True,
 ) -> TrainState:
   """Runs from state.step to num_steps and returns the last state.
@@ -292,10 +314,13 @@ def train(
   `eval_fn` and `panel_fn` (pictures by name) take (state, step). The
   checkpointer is saved to at the end and on a stop, and after each evaluation
   if it has a best_metric. SIGTERM and Ctrl-C save and return early, with
-  state.step < num_steps; a second Ctrl-C aborts.
+  state.step < num_steps; a second Ctrl-C aborts. A `ledger.Ledger` notes what
+  each step is fed. When a step is not finite, or its loss is above `max_loss`
+  (0: any), its batch is made again, and `dump_fn(step, batch)` writes it down
+  and returns where.
 
   Raises:
-    NotFinite: naming the first step that was not finite.
+    NotFinite: naming the first step that was not finite, or above max_loss.
     ValueError: on negative intervals, or when the data end early.
   """
   _check_numbers(
@@ -304,18 +329,31 @@ def train(
     save_every=save_every,
     eval_every=eval_every,
   )
+  if max_loss < 0:
+    raise ValueError(f'train.max_loss={max_loss} must be >= 0 (0 = any loss).')
   start = int(state.step)
   if start >= num_steps:
     return state
   intervals = _Every(log_every, save_every, eval_every if eval_fn else 0)
-  run = _Run(num_steps, intervals, train_step, rng, writer)
+  run = _Run(num_steps, intervals, train_step, rng, writer, max_loss)
   run.checkpointer, run.eval_fn, run.panel_fn = checkpointer, eval_fn, panel_fn
+  run.ledger = ledger
 
-  with (
-    StopSignal() as stop,
-    prefetch.Prefetch(
-      batches_from(start), lambda batch: sharding.put_batch(batch, mesh)
-    ) as batches,
-    log.Progress(num_steps, start, enabled=progress) as bar,
-  ):
-    return _steps(run, state, start, stop, batches, bar)
+  def put(batch):
+    rows = None if ledger is None else ledger.hash(batch)
+    return sharding.put_batch(batch, mesh), rows
+
+  try:
+    with (
+      StopSignal() as stop,
+      prefetch.Prefetch(batches_from(start), put) as batches,
+      log.Progress(num_steps, start, enabled=progress) as bar,
+    ):
+      return _steps(run, state, start, stop, batches, bar)
+  except NotFinite as error:
+    if dump_fn is None or not error.step:
+      raise
+    # A batch is a function of its position: none is kept on the way.
+    where = dump_fn(error.step, next(batches_from(error.step - 1)))
+    message = f'{error} What the step was fed is in {where}.'
+    raise NotFinite(message, error.step) from None

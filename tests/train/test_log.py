@@ -79,7 +79,7 @@ def test_means_name_the_first_bad_step():
   means = log.Means()
   for step, fine in enumerate([1, 0, 1, 0], 10):
     means.add(step, {'is_finite': jnp.float32(fine)})
-  assert means.first_bad() == 11
+  assert means.first_bad()[0] == 11
 
 
 def test_the_table_names_every_parameter():

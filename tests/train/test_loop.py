@@ -1,8 +1,10 @@
 """The loop: exact resume, stops, NaN, evaluation and saving."""
 
+import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -12,7 +14,9 @@ import pytest
 from toy import Toy, batches_from, make_batch
 
 from pix2seqd_jax.train import (
+  bad_batch,
   checkpoint,
+  ledger,
   log,
   loop,
   optimizer,
@@ -163,6 +167,64 @@ def test_nan_names_the_step_and_is_never_saved(tmp_path, save_every, kept):
         log_every=10,
       )
     assert saved.steps() == kept
+
+
+def test_a_loss_that_explodes_stops_the_run_and_its_batch_is_kept(
+  setup, tmp_path
+):
+  def jumps(start):
+    for i, batch in enumerate(batches_from(start), start + 1):
+      if i == 6:
+        batch['semantic'] = batch['semantic'] + 1e3
+      yield batch
+
+  def dump(step, batch):
+    return bad_batch.dump(
+      tmp_path, step, batch, lambda index: [f'{i}.jpg' for i in index]
+    )
+
+  with (
+    checkpoint.Checkpointer(tmp_path / 'checkpoints') as saved,
+    pytest.raises(
+      loop.NotFinite, match=r'step 6: the loss .*max_loss=1000.*bad_batch_6'
+    ),
+  ):
+    setup.train(
+      setup.create(),
+      20,
+      batches_from=jumps,
+      checkpointer=saved,
+      save_every=4,
+      max_loss=1000.0,
+      dump_fn=dump,
+    )
+  with np.load(tmp_path / 'bad_batch_6.npz', allow_pickle=False) as held:
+    fed = next(itertools.islice(jumps(0), 5, None))
+    assert set(held) == {'image', 'semantic', 'index', 'is_real', 'files'}
+    for key in set(held) - {'files'}:
+      np.testing.assert_array_equal(held[key], fed[key])
+    assert held['files'].tolist() == [f'{i}.jpg' for i in fed['index']]
+  with checkpoint.Checkpointer(tmp_path / 'checkpoints') as saved:
+    assert saved.steps() == [4]
+
+
+def test_the_ledger_of_a_broken_run_is_the_unbroken_ones(setup, tmp_path):
+  def run(name, *ends):
+    folder = tmp_path / name
+    for end in ends:
+      with checkpoint.Checkpointer(folder / 'checkpoints') as saved:
+        fresh = saved.latest_step() is None
+        held = setup.create() if fresh else saved.restore(setup.abstract())
+        with contextlib.closing(ledger.Ledger(folder, int(held.step))) as book:
+          setup.train(held, end, ledger=book, checkpointer=saved, save_every=4)
+    return folder
+
+  whole, broken = run('whole', 10), run('broken', 4, 7)
+  # As after a kill: steps were done, but not saved.
+  shutil.rmtree(broken / 'checkpoints' / '7')
+  run('broken', 10)
+  assert list(ledger.read(broken)) == list(range(1, 11))
+  assert ledger.read(whole) == ledger.read(broken)
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
