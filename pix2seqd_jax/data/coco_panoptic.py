@@ -5,33 +5,15 @@ whose annotations name every id (arXiv 1801.00868; cocodataset.org/#format-data
 describes the format).
 """
 
-import pathlib
-from typing import NamedTuple
-
 import numpy as np
 
-from pix2seqd_jax.data.categories import categories_from_json, read_json
-from pix2seqd_jax.data.files import (
-  check_relative,
-  read_image,
-  read_panoptic_png,
-  safe_join,
-)
+from pix2seqd_jax.data.categories import read_json
+from pix2seqd_jax.data.decode import decode_image, decode_panoptic_png
+from pix2seqd_jax.data.faults import DataError, refuse
+from pix2seqd_jax.data.panoptic_json import PanopticJson
+from pix2seqd_jax.data.storage import Storage
 from pix2seqd_jax.registry import DATASETS
 from pix2seqd_jax.types import Segment
-
-
-class _Table(NamedTuple):
-  """The annotations of all pictures, flat: COCO has 1.3 million segments."""
-
-  images: list[str]  # file names
-  maps: list[str]
-  image_ids: list
-  starts: np.ndarray  # [pictures + 1], into the following
-  ids: np.ndarray  # int32, as in the PNG
-  classes: np.ndarray  # int32, 1..num_classes
-  crowd: np.ndarray  # bool
-  score: np.ndarray  # float64, NaN where there is none
 
 
 @DATASETS.register('coco_panoptic')
@@ -44,9 +26,9 @@ class CocoPanoptic:
   are kept with `is_crowd=True`. Examples also have `image_id`.
 
   Args:
-    images: folder of pictures.
-    panoptic: folder of PNGs.
-    annotations: the JSON file.
+    images: folder of pictures; a zip archive, or a folder in one, will do.
+    panoptic: folder of PNGs, likewise.
+    annotations: the JSON file, likewise.
     max_examples: the first so many only; None for all.
     exif: whether to turn pictures as their EXIF orientation says; False where
       the maps were drawn on the unturned pictures.
@@ -56,6 +38,8 @@ class CocoPanoptic:
     ValueError: here, for a broken JSON or a name that leaves its folder; when
       an example is read, for a bad file, or a map that its JSON contradicts.
   """
+
+  form = PanopticJson  # what reads the JSON
 
   def __init__(
     self,
@@ -67,42 +51,80 @@ class CocoPanoptic:
     exif=True,
     follow_links=False,
   ):
-    self.images, self.panoptic = pathlib.Path(images), pathlib.Path(panoptic)
-    self.annotations = pathlib.Path(annotations)
-    self.exif, self.follow_links = exif, follow_links
-    if max_examples is not None and max_examples < 1:
-      raise ValueError(
-        f'data.max_examples={max_examples} must be at least 1, or None for all.'
-      )
-    for key, folder in (('images', images), ('panoptic', panoptic)):
-      if not pathlib.Path(folder).is_dir():
-        raise ValueError(f'data.{key}={folder} is not a folder.')
-    data = read_json(self.annotations)
-    for key in ('images', 'annotations', 'categories'):
-      if not isinstance(data, dict) or not isinstance(data.get(key), list):
-        raise ValueError(
-          f'{self.annotations} has no list {key!r}; a COCO panoptic JSON has '
-          'images, annotations and categories.'
-        )
-    self.categories = categories_from_json(
-      data['categories'], f'{self.annotations}: categories'
+    self._open(
+      refuse,
+      images,
+      panoptic,
+      annotations,
+      max_examples=max_examples,
+      exif=exif,
+      follow_links=follow_links,
     )
-    chosen = data['annotations'][:max_examples]
-    if not chosen:
-      raise ValueError(f'{self.annotations} has no annotations.')
-    try:
-      self._table = self._read(data['images'], chosen)
-    except (KeyError, TypeError) as error:
-      raise ValueError(
-        f'{self.annotations}: an entry lacks a key, or has a value of the '
-        f'wrong kind: {error!r}.'
-      ) from error
-    for path in self._paths(0):
-      if not path.is_file():
-        raise ValueError(
-          f'{path}, named by {self.annotations}, does not exist; check '
-          'data.images and data.panoptic.'
+    for storage, name in (
+      (self._images, self._table.images[0]),
+      (self._maps, self._table.maps[0]),
+    ):
+      if not storage.has(name, self.annotations):
+        label = storage.label(name)
+        refuse(
+          'missing_file',
+          label,
+          f'{label}, named by {annotations}, does not exist; check data.images '
+          'and data.panoptic.',
         )
+
+  @classmethod
+  def examine(cls, report, **kwargs):
+    """Like the constructor, but goes on after a fault that it reports.
+
+    Returns:
+      A source of what is sound, for `check`.
+
+    Raises:
+      ValueError: nothing can be read at all.
+    """
+    self = cls.__new__(cls)
+    self._open(report, **kwargs)
+    return self
+
+  def _open(
+    self,
+    report,
+    images,
+    panoptic,
+    annotations,
+    *,
+    max_examples=None,
+    exif=True,
+    follow_links=False,
+  ):
+    if max_examples is not None and max_examples < 1:
+      refuse(
+        'bad_argument',
+        'data.max_examples',
+        f'data.max_examples={max_examples} must be at least 1, or None for '
+        'all.',
+      )
+    self.annotations, self.exif = str(annotations), exif
+    stores, lacking = {}, None
+    for key, place in (('images', images), ('panoptic', panoptic)):
+      try:
+        stores[key] = Storage(place, follow_links=follow_links, key=key)
+      except DataError as error:
+        report(*error.fault[:3])
+        lacking = error
+    read = self.form(
+      read_json(self.annotations),
+      self.annotations,
+      report,
+      max_examples=max_examples,
+      details=report is not refuse,
+    )
+    self.categories, self._table = read.categories, read.table
+    self._sizes, self._areas = read.sizes, read.areas
+    if lacking is not None:
+      raise lacking
+    self._images, self._maps = stores['images'], stores['panoptic']
 
   def __len__(self):
     return len(self._table.images)
@@ -111,19 +133,10 @@ class CocoPanoptic:
     index = int(index)
     if not 0 <= index < len(self):
       raise IndexError(f'picture {index} of {len(self)}')
-    image_path, map_path = self._paths(index)
-    image = read_image(image_path, exif=self.exif)
-    raw = read_panoptic_png(map_path)
-    if image.shape[:2] != raw.shape:
-      turned = image.shape[1::-1] == raw.shape and self.exif
-      hint = 'Was the map drawn on the unturned picture? Set data.exif=False.'
-      raise ValueError(
-        f'{image_path} is {image.shape[0]} x {image.shape[1]} but {map_path} '
-        f'is {raw.shape[0]} x {raw.shape[1]}; they must be equal (height x '
-        f'width). {hint if turned else ""}'.rstrip()
-      )
+    image, raw = self._picture(index), self._map(index)
+    self._check_sizes(index, image, raw, refuse)
     part = slice(*self._table.starts[index : index + 2])
-    ids = self._renumber(raw, self._table.ids[part], map_path)
+    ids = self._renumber(index, raw, refuse)
     segments = tuple(
       Segment(i + 1, int(c), bool(crowd), None if np.isnan(s) else float(s))
       for i, (c, crowd, s) in enumerate(
@@ -143,61 +156,87 @@ class CocoPanoptic:
       'image_id': self._table.image_ids[index],
     }
 
-  def _paths(self, index):
-    return (
-      safe_join(folder, name, where=where, follow_links=self.follow_links)
-      for folder, name, where in (
-        (self.images, self._table.images[index], str(self.annotations)),
-        (self.panoptic, self._table.maps[index], str(self.annotations)),
+  def check(self, index, report):
+    """Reports every fault of the files of an example; see `faults.Faults`."""
+    table = self._table
+    image = report.catch(
+      self._picture,
+      index,
+      rule='unreadable_picture',
+      file=self._images.label(table.images[index]),
+    )
+    label = self._maps.label(table.maps[index])
+    raw = report.catch(self._map, index, rule='unreadable_map', file=label)
+    if image is not None and raw is not None:
+      self._check_sizes(index, image, raw, report)
+    size = self._sizes.get(table.image_ids[index])
+    found = raw if raw is not None else image
+    if found is not None and size is not None and found.shape[:2] != size:
+      name = self._images.label(table.images[index])
+      report(
+        'size_in_json',
+        name,
+        f'{name} or its map is {found.shape[0]} x {found.shape[1]} but '
+        f'{self.annotations} says {size[0]} x {size[1]} (height x width).',
       )
+    if raw is not None:
+      ids = self._renumber(index, raw, report)
+      self._check_areas(index, ids, label, report)
+
+  def _check_areas(self, index, ids, label, report):
+    """What the JSON says of areas; nothing that a reader uses."""
+    start, end = self._table.starts[index : index + 2]
+    areas = self._areas[start:end]
+    pixels = np.bincount(ids.ravel(), minlength=end - start + 1)[1:]
+    pixels = pixels.tolist()
+    wrong = [i for i, area in enumerate(areas) if area not in (None, pixels[i])]
+    if not wrong:
+      return
+    what = f'{label}: {self.annotations} gives segment '
+    first = wrong[0]
+    report.warn(
+      'area_in_json',
+      label,
+      f'{what}{self._table.ids[start + first]} the area {areas[first]}, it has '
+      f'{pixels[first]} pixels ({len(wrong)} such segments).',
+    )
+    if sum(area or 0 for area in areas) > ids.size:
+      report(
+        'overlap',
+        label,
+        f'{label}: by {self.annotations} its segments have '
+        f'{sum(area or 0 for area in areas)} pixels of {ids.size}.',
+      )
+
+  def _picture(self, index):
+    name = self._table.images[index]
+    data = self._images.read(name, self.annotations)
+    return decode_image(data, self._images.label(name), exif=self.exif)
+
+  def _map(self, index):
+    name = self._table.maps[index]
+    data = self._maps.read(name, self.annotations)
+    return decode_panoptic_png(data, self._maps.label(name))
+
+  def _check_sizes(self, index, image, raw, report):
+    if image.shape[:2] == raw.shape:
+      return
+    turned = image.shape[1::-1] == raw.shape and self.exif
+    hint = 'Was the map drawn on the unturned picture? Set data.exif=False.'
+    picture = self._images.label(self._table.images[index])
+    report(
+      'sizes_differ',
+      picture,
+      f'{picture} is {image.shape[0]} x {image.shape[1]} but '
+      f'{self._maps.label(self._table.maps[index])} is {raw.shape[0]} x '
+      f'{raw.shape[1]}; they must be equal (height x width). '
+      f'{hint if turned else ""}'.rstrip(),
     )
 
-  def _read(self, images, annotations):
-    where = str(self.annotations)
-    names = {image['id']: image['file_name'] for image in images}
-    if len(names) != len(images):
-      raise ValueError(f'{where}: two images have the same id.')
-    classes = {c.id: i + 1 for i, c in enumerate(self.categories)}
-    columns = ([], [], [])
-    image_ids, maps, starts, rows = [], [], [0], []
-    for annotation in annotations:
-      key = annotation['image_id']
-      if key not in names:
-        raise ValueError(
-          f'{where}: the annotation of image_id={key} has no entry in images.'
-        )
-      image_ids.append(key)
-      check_relative(names[key], where)
-      maps.append(check_relative(annotation['file_name'], where))
-      for info in annotation['segments_info']:
-        if info['category_id'] not in classes:
-          raise ValueError(
-            f'{where}: {annotation["file_name"]} has a segment of category '
-            f'{info["category_id"]}, which is not among the categories; add '
-            'it there.'
-          )
-        rows.append(info['id'])
-        columns[0].append(classes[info['category_id']])
-        columns[1].append(bool(info.get('iscrowd', 0)))
-        score = info.get('score')
-        columns[2].append(np.nan if score is None else score)
-      starts.append(len(rows))
-      _check_ids(rows[starts[-2] :], f'{where}: {annotation["file_name"]}')
-    if len(set(image_ids)) != len(image_ids):
-      raise ValueError(f'{where}: two annotations have the same image_id.')
-    return _Table(
-      [names[key] for key in image_ids],
-      maps,
-      image_ids,
-      np.array(starts),
-      np.array(rows, np.int32),
-      np.array(columns[0], np.int32),
-      np.array(columns[1], bool),
-      np.array(columns[2], np.float64),
-    )
-
-  def _renumber(self, raw, known, map_path):
-    """Ids of the PNG -> 1..n in the order of `known`; checks both ways."""
+  def _renumber(self, index, raw, report):
+    """Ids of the PNG -> 1..n in the order of the JSON; checks both ways."""
+    label = self._maps.label(self._table.maps[index])
+    known = self._table.ids[slice(*self._table.starts[index : index + 2])]
     flat = raw.ravel()
     # Maps are runs of equal pixels: only the runs are sorted.
     begins = np.flatnonzero(np.diff(flat, prepend=flat[0] - 1))
@@ -209,30 +248,24 @@ class CocoPanoptic:
     is_known[inside] = known[order[found[inside]]] == present[inside]
     strange = present[~is_known & (present != 0)]
     if len(strange):
-      raise ValueError(
-        f'{map_path} has the ids {_few(strange)}, which {self.annotations} '
-        'does not name; every non-zero id needs an entry in segments_info.'
+      report(
+        'id_not_in_json',
+        label,
+        f'{label} has the ids {_few(strange)}, which {self.annotations} does '
+        'not name; every non-zero id needs an entry in segments_info.',
       )
     missing = np.setdiff1d(known, present)
     if len(missing):
-      raise ValueError(
-        f'{self.annotations} names the ids {_few(missing)}, of which '
-        f'{map_path} has no pixel; remove them from segments_info.'
+      report(
+        'id_not_in_map',
+        label,
+        f'{self.annotations} names the ids {_few(missing)}, of which {label} '
+        'has no pixel; remove them from segments_info.',
       )
     numbers = np.zeros(len(present), np.int32)
     numbers[is_known] = order[found[is_known]] + 1
     lengths = np.diff(begins, append=flat.size)
     return np.repeat(numbers[which], lengths).reshape(raw.shape)
-
-
-def _check_ids(ids, where):
-  if len(set(ids)) != len(ids):
-    raise ValueError(f'{where}: two segments have the same id.')
-  if ids and not 0 < min(ids) <= max(ids) < 1 << 24:
-    raise ValueError(
-      f'{where}: ids must lie in 1..2^24 - 1 (0 is void), not {min(ids)}..'
-      f'{max(ids)}.'
-    )
 
 
 def _few(ids):

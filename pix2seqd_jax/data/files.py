@@ -9,9 +9,11 @@ import re
 import tempfile
 
 from pix2seqd_jax.data.decode import decode_image, decode_panoptic_png
+from pix2seqd_jax.data.faults import refuse
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif')
 _DRIVE = re.compile(r'^[A-Za-z]:')
+_LONGEST = 1000  # letters of a name
 
 
 def check_relative(name, where='a data file'):
@@ -22,19 +24,21 @@ def check_relative(name, where='a data file'):
   """
   text = str(name)
   parts = re.split(r'[/\\]', text)
-  if not text.strip() or '\0' in text:
-    raise ValueError(f'{where}: file name {name!r} is empty or not a name.')
-  if text[0] in '/\\' or _DRIVE.match(text):
-    raise ValueError(
-      f'{where}: file name {name!r} is absolute; names must be relative to '
-      'the folder that the config gives.'
+  if not text.strip() or '\0' in text or len(text) > _LONGEST:
+    wrong = 'is empty or not a name.'
+  elif text[0] in '/\\' or _DRIVE.match(text):
+    wrong = (
+      'is absolute; names must be relative to the folder that the config gives.'
     )
-  if '..' in parts:
-    raise ValueError(
-      f"{where}: file name {name!r} climbs out of its folder by '..'; names "
-      'must stay below the folder that the config gives.'
+  elif '..' in parts:
+    wrong = (
+      "climbs out of its folder by '..'; names must stay below the folder that "
+      'the config gives.'
     )
-  return text
+  else:
+    return text
+  shown = text if len(text) <= _LONGEST else f'{text[:80]}...'
+  refuse('unsafe_name', where, f'{where}: file name {shown!r} {wrong}')
 
 
 def safe_join(folder, name, *, where='a data file', follow_links=False):
@@ -46,27 +50,34 @@ def safe_join(folder, name, *, where='a data file', follow_links=False):
   """
   folder = pathlib.Path(folder)
   path = folder / check_relative(name, where)
-  if not follow_links and not path.resolve().is_relative_to(folder.resolve()):
-    raise ValueError(
+  try:
+    leaves = not path.resolve().is_relative_to(folder.resolve())
+  except (OSError, RuntimeError) as error:  # links in a circle
+    refuse('unsafe_name', where, f'{where}: {path} leads nowhere: {error}.')
+  if leaves and not follow_links:
+    refuse(
+      'unsafe_name',
+      where,
       f'{where}: {path} is a link that leaves {folder}; copy the file, or set '
-      'follow_links=True where you trust the folder.'
+      'follow_links=True where you trust the folder.',
     )
   return path
 
 
-def read_bytes(path):
-  """All bytes of a file.
+def read_bytes(path, where=''):
+  """All bytes of a file; `where` is the file that names it.
 
   Raises:
     ValueError: there is no such file, or it cannot be read.
   """
   path = pathlib.Path(path)
-  if not path.is_file():
-    raise ValueError(f'{path} does not exist or is no file.')
+  named = f'{path}, named by {where},' if where else f'{path}'
   try:
+    if not path.is_file():
+      refuse('missing_file', path, f'{named} does not exist or is no file.')
     return path.read_bytes()
   except OSError as error:
-    raise ValueError(f'{path} cannot be read: {error}.') from error
+    refuse('missing_file', path, f'{named} cannot be read: {error}.')
 
 
 def read_image(path, *, exif=True):
