@@ -11,6 +11,7 @@ import numpy as np
 from pix2seqd_jax.architectures.pyramid import TopDownMerge
 from pix2seqd_jax.architectures.resnet_transformer import Encoder
 from pix2seqd_jax.architectures.transunet import TransUNet
+from pix2seqd_jax.models.pix2seq_d import Pix2SeqD
 from pix2seqd_jax.pretrained import pix2seq_tf
 
 
@@ -148,6 +149,43 @@ def modules(config: dict, **overrides) -> Modules:
     mask_size=tuple(model['msize']),
     num_bits=num_bits,
     num_condition_bits=num_frames * num_bits,
+  )
+
+
+def model(config: dict, **changes) -> Pix2SeqD:
+  """The model of an oracle's config."""
+  nets = modules(config)
+
+  def arguments(module, *names):
+    return {name: getattr(module, name) for name in names}
+
+  return Pix2SeqD(
+    num_classes=133,
+    max_instances=101,
+    image_size=nets.image_size,
+    mask_size=nets.mask_size,
+    encoder=arguments(
+      nets.encoder,
+      'dim',
+      'num_layers',
+      'num_heads',
+      'mlp_dim',
+      'width_multiplier',
+      'dropout',
+      'drop_path',
+    ),
+    merge=arguments(nets.merge, 'out_dim'),
+    denoiser=arguments(
+      nets.denoiser,
+      'dim',
+      'multipliers',
+      'num_res_blocks',
+      'transformer_dim',
+      'transformer_blocks',
+      'head_dim',
+      'time_scaling',
+    ),
+    **changes,
   )
 
 

@@ -39,43 +39,6 @@ TINY = {
 }
 
 
-def of_oracle(config, **changes):
-  """The model of an oracle's config."""
-  modules = oracles.modules(config)
-
-  def arguments(module, *names):
-    return {name: getattr(module, name) for name in names}
-
-  return Pix2SeqD(
-    num_classes=133,
-    max_instances=101,
-    image_size=modules.image_size,
-    mask_size=modules.mask_size,
-    encoder=arguments(
-      modules.encoder,
-      'dim',
-      'num_layers',
-      'num_heads',
-      'mlp_dim',
-      'width_multiplier',
-      'dropout',
-      'drop_path',
-    ),
-    merge=arguments(modules.merge, 'out_dim'),
-    denoiser=arguments(
-      modules.denoiser,
-      'dim',
-      'multipliers',
-      'num_res_blocks',
-      'transformer_dim',
-      'transformer_blocks',
-      'head_dim',
-      'time_scaling',
-    ),
-    **changes,
-  )
-
-
 @pytest.fixture(scope='module')
 def original(shared):
   """(model, {'raw', 'ema'} params, inputs and outputs of io_loss)."""
@@ -83,7 +46,7 @@ def original(shared):
   for kind in ('raw', 'ema'):
     params[kind], config = oracles.load_pix2seq(shared, 'A', kind)
   folder = shared / 'oracles' / 'pix2seq' / 'A'
-  return of_oracle(config), params, oracles.load_npz(folder / 'io_loss.npz')
+  return oracles.model(config), params, oracles.load_npz(folder / 'io_loss.npz')
 
 
 def batch_of(z):
