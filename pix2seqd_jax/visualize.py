@@ -1,4 +1,4 @@
-"""Pictures that one can look at: overlays with a legend, panels, grids, curves.
+"""Pictures that one can look at: overlays, colour keys, panels, grids, curves.
 
 Drawn with NumPy and Pillow; matplotlib, slow to import, serves curves alone
 and is imported there.
@@ -13,60 +13,70 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pix2seqd_jax import types
+from pix2seqd_jax import palettes, types
+from pix2seqd_jax.encoding import panoptic_ids
 
 # Smaller pictures are enlarged, pixel by pixel, so that lines and text fit.
 _LEAST_SIDE = 256
-_GOLDEN = 0.618034
 _PAPER = (255, 255, 255)
 _INK = (32, 32, 32)
 _LINE = (255, 255, 255)
 _GAP = 6
-
-
-def colors(categories: Sequence[types.Category]) -> np.ndarray:
-  """uint8 [num_classes + 1, 3]: a colour for each class, void (0) black.
-
-  A category's own colour where it has one; else one that depends on the class
-  number alone, far in hue from its neighbours'.
-  """
-  table = [(0, 0, 0)]
-  for i, category in enumerate(categories):
-    hue = (0.02 + i * _GOLDEN) % 1
-    saturation = (0.75, 0.95, 0.55)[i // 3 % 3]
-    value = (0.95, 0.7, 0.85)[i // 5 % 3]
-    color = colorsys.hsv_to_rgb(hue, saturation, value)
-    table.append(category.color or [round(255 * c) for c in color])
-  return np.array(table, np.uint8)
+# Pixels that are mixed at once, so that a large picture costs no float copy.
+_BAND = 1 << 20
+# Viridis, by equal steps.
+_HEAT = (
+  (68, 1, 84),
+  (59, 82, 139),
+  (33, 145, 140),
+  (94, 201, 98),
+  (253, 231, 37),
+)
 
 
 def paint(
   ids: np.ndarray,
   segments: Sequence[types.Segment],
   categories: Sequence[types.Category],
+  *,
+  palette: str | None = None,
+  each: bool = False,
 ) -> np.ndarray:
   """uint8 [h, w, 3]: each segment in its colour, void black.
 
   Instances of a class of things have shades of the colour of their class. Ids
   that no segment names are painted as void.
+
+  Args:
+    ids: [h, w], 0 = void.
+    segments: names the ids.
+    categories: class c is `categories[c - 1]`.
+    palette: one of palettes.PALETTES; None for the categories' own colours.
+    each: gives every segment a random colour of its own instead.
   """
-  palette = colors(categories)
-  names, rows = [0], [np.zeros(3, np.uint8)]
+  table, which = _painted(ids, segments, categories, palette, each)
+  return np.take(table, which, axis=0)
+
+
+def _painted(ids, segments, categories, palette, each):
+  """Colours [n, 3] and the number of the colour of each pixel."""
+  known = {}
   count: dict[int, int] = {}
-  for segment in sorted(segments, key=lambda s: s.id):
+  classes = palettes.colors(categories, palette)
+  random = palettes.random(len(segments)) if each else None
+  for i, segment in enumerate(sorted(segments, key=lambda s: s.id), 1):
     k = count.get(segment.category, 0)
     count[segment.category] = k + 1
-    color = palette[segment.category]
-    if categories[segment.category - 1].is_thing:
+    color = classes[segment.category]
+    if each:
+      color = random[i]
+    elif categories[segment.category - 1].is_thing:
       color = _shade(color, k)
-    names.append(segment.id)
-    rows.append(color)
-  found, inverse = np.unique(ids, return_inverse=True)
-  table = np.zeros((len(found), 3), np.uint8)
-  known = dict(zip(names, rows))
-  for i, name in enumerate(found.tolist()):
-    table[i] = known.get(name, rows[0])
-  return table[inverse].reshape(*ids.shape, 3)
+    known[segment.id] = color
+  known[0] = classes[0]
+  found, _, which = panoptic_ids.ranks(ids)
+  rows = [known.get(name, known[0]) for name in found.tolist()]
+  return np.array(rows, np.uint8).reshape(-1, 3), which
 
 
 def _shade(color, k: int):
@@ -75,7 +85,7 @@ def _shade(color, k: int):
     return color
   hue, saturation, value = colorsys.rgb_to_hsv(*(color / 255))
   # Golden steps: neighbours in number are far apart, none comes twice.
-  hue += 0.06 * ((k * _GOLDEN + 0.5) % 1 - 0.5) * 2
+  hue += 0.06 * ((k * palettes.GOLDEN + 0.5) % 1 - 0.5) * 2
   value = 0.55 + 0.45 * ((value + k * 0.382) % 1)
   saturation = np.clip(saturation * (0.7 + 0.6 * (k * 0.755 % 1)), 0, 1)
   shaded = colorsys.hsv_to_rgb(hue % 1, saturation, value)
@@ -89,6 +99,9 @@ def overlay(
   categories: Sequence[types.Category],
   alpha: float = 0.55,
   legend: bool = True,
+  *,
+  palette: str | None = None,
+  each: bool = False,
 ) -> np.ndarray:
   """The picture under its coloured segments, with borders and a legend.
 
@@ -98,7 +111,9 @@ def overlay(
     segments: names the ids.
     categories: class c is `categories[c - 1]`.
     alpha: 0 shows the picture and the borders, 1 the colours alone.
-    legend: names and counts of the classes below the picture.
+    legend: names and counts of the classes below the picture; not where
+      `each` is set.
+    palette, each: as in `paint`.
 
   Returns:
     uint8 [h', w', 3]; a picture smaller than 256 pixels is enlarged by a whole
@@ -110,14 +125,93 @@ def overlay(
       f'{image.dtype} {image.shape} and {ids.shape}: resize the ids (nearest).'
     )
   factor = _factor(ids.shape)
-  painted = paint(ids, segments, categories)
-  mixed = (1 - alpha) * image + alpha * painted
-  mixed = _enlarge(np.round(mixed).astype(np.uint8), factor)
-  mixed[_borders(_enlarge(ids, factor))] = _LINE
-  if not legend:
+  table, which = _painted(ids, segments, categories, palette, each)
+  mixed = _enlarge(_mix(image, table, which, alpha), factor)
+  mixed[_borders(_enlarge(which, factor))] = _LINE
+  if not legend or each:
     return mixed
-  items = _items([(ids, segments)], categories)
+  items = _items([(ids, segments)], categories, palette)
   return np.concatenate([mixed, _legend(items, mixed.shape[1])])
+
+
+def _mix(image, table, which, alpha):
+  """(1 - alpha) image + alpha colour to the nearest level, by 256ths."""
+  part = round(256 * alpha)
+  table = table.astype(np.uint16) * part + 128
+  mixed = np.empty_like(image)
+  rows = max(1, _BAND // max(1, image.shape[1]))
+  for i in range(0, len(image), rows):
+    band = image[i : i + rows].astype(np.uint16)
+    band *= 256 - part
+    band += np.take(table, which[i : i + rows], axis=0)
+    band >>= 8
+    mixed[i : i + rows] = band
+  return mixed
+
+
+def color_key(
+  categories: Sequence[types.Category],
+  palette: str | None = None,
+  *,
+  width: int = 960,
+) -> np.ndarray:
+  """A picture of every class: its colour, its id and its name; void first.
+
+  Args:
+    categories: any number of them; column by column, in their order.
+    palette: as in `paint`.
+    width: in pixels, at least 120; names that do not fit are shortened.
+
+  Returns:
+    uint8 [h, width, 3].
+  """
+  if width < 120:
+    raise ValueError(f'color_key: width={width} must be at least 120 pixels.')
+  size = 14
+  font = ImageFont.load_default(size)
+  texts = ['void', *(f'{c.id}  {c.name}' for c in categories)]
+  colors = palettes.colors(categories, palette).tolist()
+  longest = max(map(font.getlength, texts))
+  least = int(size + longest) + 3 * _GAP
+  columns = min(len(texts), max(1, (width - _GAP) // least))
+  rows = -(-len(texts) // columns)
+  columns = -(-len(texts) // rows)
+  wide, high = (width - _GAP) // columns, size + _GAP
+  canvas = Image.new('RGB', (width, rows * high + _GAP), _PAPER)
+  draw = ImageDraw.Draw(canvas)
+  for i, (text, color) in enumerate(zip(texts, colors, strict=True)):
+    x, y = _GAP + i // rows * wide, _GAP + i % rows * high
+    draw.rectangle((x, y, x + size - 1, y + size - 1), tuple(color), _INK)
+    text = _fit(text, font, wide - size - 2 * _GAP)
+    draw.text((x + size + _GAP, y + size // 2), text, _INK, font, anchor='lm')
+  return np.asarray(canvas)
+
+
+def heat(values: np.ndarray, *, legend: bool = True) -> np.ndarray:
+  """Values in [0, 1], [h, w] -> uint8 [h', w', 3], dark to bright (viridis).
+
+  Enlarged as `overlay` does; `legend` adds a scale below.
+  """
+  steps = np.linspace(0, 1, len(_HEAT))
+  table = np.stack(
+    [np.interp(np.linspace(0, 1, 256), steps, c) for c in zip(*_HEAT)], -1
+  )
+  table = np.round(table).astype(np.uint8)
+  levels = np.clip(np.nan_to_num(values) * 255 + 0.5, 0, 255).astype(np.uint8)
+  picture = _enlarge(np.take(table, levels, axis=0), _factor(values.shape))
+  if not legend:
+    return picture
+  width = picture.shape[1]
+  size = _font_size(width)
+  scale = np.linspace(0, 255, max(1, width - 6 * size)).astype(np.uint8)
+  canvas = Image.new('RGB', (width, size + 2 * _GAP), _PAPER)
+  bar = np.repeat(table[scale][None], size, 0)
+  canvas.paste(Image.fromarray(bar), (3 * size, _GAP))
+  draw, middle = ImageDraw.Draw(canvas), _GAP + size // 2
+  font = ImageFont.load_default(size)
+  draw.text((3 * size - _GAP, middle), '0', _INK, font, anchor='rm')
+  draw.text((width - 3 * size + _GAP, middle), '1', _INK, font, anchor='lm')
+  return np.concatenate([picture, np.asarray(canvas)])
 
 
 def panel(
@@ -225,7 +319,7 @@ def _factor(size) -> int:
 
 
 def _enlarge(array, factor: int):
-  return array.repeat(factor, 0).repeat(factor, 1)
+  return array if factor == 1 else array.repeat(factor, 0).repeat(factor, 1)
 
 
 def _borders(ids):
@@ -240,9 +334,11 @@ def _borders(ids):
   return border
 
 
-def _items(maps, categories, count: bool = True) -> list[tuple[Any, str]]:
+def _items(
+  maps, categories, palette=None, count: bool = True
+) -> list[tuple[Any, str]]:
   """Colour and text of each class in the maps, things first, by class."""
-  palette = colors(categories)
+  colors = palettes.colors(categories, palette)
   numbers: dict[int, int] = {}
   for _, segments in maps:
     for segment in segments:
@@ -253,7 +349,7 @@ def _items(maps, categories, count: bool = True) -> list[tuple[Any, str]]:
     category, text = categories[c - 1], categories[c - 1].name
     if count and (category.is_thing or numbers[c] > 1):
       text += f' ({numbers[c]})'
-    items.append((tuple(palette[c].tolist()), text))
+    items.append((tuple(colors[c].tolist()), text))
   if any((ids == 0).any() for ids, _ in maps):
     items.append(((0, 0, 0), 'void'))
   return items

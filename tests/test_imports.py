@@ -37,7 +37,8 @@ ALLOWED = {
   ),
   'tasks': ('types', 'registry', 'metrics', 'encoding'),
   'train': ('types',),
-  'visualize': ('types',),
+  'palettes': ('types',),
+  'visualize': ('types', 'encoding', 'palettes'),
   'build_data': ('types', 'registry', 'recipe', 'data', 'train.sharding'),
   'build': (
     'types',

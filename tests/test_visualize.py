@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pix2seqd_jax import types, visualize
+from pix2seqd_jax import palettes, types, visualize
 
 CATEGORIES = (
   types.Category(1, 'cat', True),
@@ -26,20 +26,10 @@ def scene(size=(40, 60)):
   return image, ids, segments
 
 
-def test_colors_differ_and_void_is_black():
-  many = [types.Category(i, str(i), True) for i in range(133)]
-  table = visualize.colors(many)
-  assert table.dtype == np.uint8 and table[0].tolist() == [0, 0, 0]
-  assert len(np.unique(table, axis=0)) == 134
-  assert visualize.colors(CATEGORIES)[2].tolist() == [10, 200, 30]
-  # A class keeps its colour when others are added.
-  np.testing.assert_array_equal(visualize.colors(many[:5]), table[:6])
-
-
 def test_paints_instances_in_shades_and_stuff_in_its_color():
   _, ids, segments = scene()
   painted = visualize.paint(ids, segments, CATEGORIES)
-  palette = visualize.colors(CATEGORIES)
+  palette = palettes.colors(CATEGORIES)
   assert (painted[ids == 0] == 0).all()
   assert (painted[ids == 3] == palette[2]).all()
   assert (painted[ids == 7] == palette[1]).all()
@@ -55,6 +45,58 @@ def test_three_hundred_instances_have_three_hundred_shades():
   segments = [types.Segment(i, 1) for i in range(1, 301)]
   painted = visualize.paint(ids, segments, CATEGORIES).reshape(-1, 3)
   assert len(np.unique(painted, axis=0)) > 290
+
+
+def test_palettes_and_a_color_for_each_segment():
+  _, ids, segments = scene()
+  for palette in palettes.PALETTES:
+    painted = visualize.paint(ids, segments, CATEGORIES, palette=palette)
+    colors = palettes.colors(CATEGORIES, palette)
+    assert (painted[ids == 3] == colors[2]).all()
+  each = visualize.paint(ids, segments, CATEGORIES, each=True)
+  assert len(np.unique(each.reshape(-1, 3), axis=0)) == 4
+  np.testing.assert_array_equal(each[0, 0], palettes.random(3)[2])
+  image = np.zeros((*ids.shape, 3), np.uint8)
+  drawn = visualize.overlay(image, ids, segments, CATEGORIES, 1, each=True)
+  assert drawn.shape[0] == 200  # no legend
+
+
+@pytest.mark.parametrize('alpha', [0, 0.3, 0.55, 1])
+def test_the_blend_is_the_formula_to_a_level(alpha):
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (280, 256, 3), np.uint8)
+  ids = rng.integers(0, 4, (4, 1)).repeat(70, 0).repeat(256, 1)
+  segments = tuple(types.Segment(i, i) for i in range(1, 4))
+  drawn = visualize.overlay(image, ids, segments, CATEGORIES, alpha, False)
+  painted = visualize.paint(ids, segments, CATEGORIES).astype(float)
+  wanted = (1 - alpha) * image + alpha * painted
+  inner = ids == np.roll(ids, -1, 0)
+  inner[-1] = True
+  assert np.abs(drawn - wanted)[inner].max() <= 1.01
+
+
+def test_color_key_shows_every_class():
+  many = [types.Category(i, f'class {i}', True) for i in range(133)]
+  for width in (120, 400, 960):
+    key = visualize.color_key(many, width=width)
+    assert key.shape[1] == width and key.dtype == np.uint8
+    shown = {tuple(c) for c in key.reshape(-1, 3).tolist()}
+    assert {tuple(c) for c in palettes.colors(many).tolist()} <= shown
+  assert visualize.color_key(many).shape[0] < 500  # wraps
+  long = [types.Category(1, 'a name without an end ' * 20, False)]
+  assert visualize.color_key(long, 'random').shape == (46, 960, 3)
+  with pytest.raises(ValueError, match='width=50'):
+    visualize.color_key(many, width=50)
+
+
+def test_heat_is_darkest_at_zero_and_brightest_at_one():
+  values = np.tile(np.linspace(0, 1, 300, dtype=np.float32), (260, 1))
+  picture = visualize.heat(values, legend=False)
+  assert picture.shape == (260, 300, 3) and picture.dtype == np.uint8
+  luma = picture[0].astype(int) @ [2, 5, 1]
+  assert (np.diff(luma) >= 0).all() and luma[-1] > 3 * luma[0]
+  assert visualize.heat(values).shape[0] > 260
+  visualize.heat(np.full((2, 3), np.nan))
 
 
 def test_overlay_is_a_blend_with_borders():
@@ -80,7 +122,7 @@ def test_small_pictures_are_enlarged_and_the_legend_is_added_below():
   assert full.shape[0] > 200 and full.dtype == np.uint8
   # The colours of the legend are those of the classes that are there.
   below = {tuple(c) for c in full[200:].reshape(-1, 3).tolist()}
-  palette = [tuple(c) for c in visualize.colors(CATEGORIES).tolist()]
+  palette = [tuple(c) for c in palettes.colors(CATEGORIES).tolist()]
   assert {palette[0], palette[1], palette[2]} <= below
   assert palette[3] not in below
 
