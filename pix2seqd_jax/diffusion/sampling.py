@@ -1,4 +1,4 @@
-"""The one sampling loop: a lax.scan over the rows of a stepper's tables."""
+"""The one sampling loop: a lax.scan over the rows of each part of a stepper."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,12 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from pix2seqd_jax.diffusion import grids, noise
-from pix2seqd_jax.diffusion.process import AnyState, Moment, Process, map_leaves
-from pix2seqd_jax.diffusion.steppers import Carry
+from pix2seqd_jax.diffusion import grids, noise, stepping
+from pix2seqd_jax.diffusion.process import (
+  AnyState,
+  Moment,
+  Process,
+  per_leaf,
+)
+from pix2seqd_jax.diffusion.stepping import Carry
 from pix2seqd_jax.types import Grid
 
-RETURNS = ('last_x0', 'state')
+RETURNS = ('last_x0', 'block_x0', 'state', 'denoised')
 
 
 def sample(
@@ -32,14 +37,18 @@ def sample(
   Args:
     denoise: (x_t, t [b], previous) -> Prediction of the process's target;
       guidance, conditions and the network's own clock are its affair. It is
-      traced once and called once a row (for the steppers of this package).
+      called as often as stepping.evaluations says.
     process: equation (1), the kind of target and the clipping of x_0.
     x_1: the state at grid.now[0], a tree of [b, ...].
     keys: one typed PRNG key an example, for steppers that draw noise.
     grid: times, as NumPy.
-    stepper: see steppers.py.
-    returns: 'last_x0', the last estimate of x_0 (Pix2Seq-D), or 'state', the
-      x that the last step lands on; or one for each key of the state.
+    stepper: see stepping.py.
+    returns: one setting, or one for each key of the state:
+      'last_x0', the last estimate of x_0 (Pix2Seq-D);
+      'block_x0', the first estimate of x_0 in the last step (PDM's map, where
+      a step of its solver makes three estimates);
+      'state', the x that the last step lands on;
+      'denoised', the estimate of x_0 from that x: one more call.
     self_condition: `previous` is then the last estimate of x_0, zeros in the
       first call (arXiv 2208.04202, section 3.2); else None.
 
@@ -50,15 +59,18 @@ def sample(
     ValueError: a bad grid, a target that has no endpoints at a time of the
       grid, or an unknown `returns`; all before compilation.
   """
-  map_leaves(_check_returns, returns, x_1)
+  wanted = _check_returns(returns, x_1)
   grids.check(grid)
-  process.check(grid.now)
+  process.check(stepping.times(stepper, process, grid))
+  last = np.asarray(grid.next, np.float64)[-1]
+  if 'denoised' in wanted:
+    process.check(last)
   x = jax.tree.map(_at_least_float32, x_1)
   dtype = jnp.result_type(*jax.tree.leaves(x))
-  rows = jax.tree.map(
-    lambda column: jnp.asarray(np.asarray(column), dtype),
-    stepper.tables(process, grid),
-  )
+  parts = [
+    (part, jax.tree.map(lambda column: _device(column, dtype), rows))
+    for part, rows in stepping.plan(stepper, process, grid)
+  ]
 
   def predict(x_t, moment: Moment, previous):
     t = jnp.broadcast_to(moment.t, keys.shape)
@@ -66,26 +78,56 @@ def sample(
     ends = process.endpoints(x_t, prediction.value, moment)
     return jax.tree.map(lambda e: e.astype(dtype), ends)
 
-  def body(carry, numbered):
-    step, row = numbered
-    step_keys = noise.fold_step(keys, step)
-    return stepper.step(predict, carry, row, step_keys), None
-
-  start = Carry(x, jax.tree.map(jnp.zeros_like, x), stepper.init(x))
-  steps = jnp.arange(len(grid.now))
-  end, _ = jax.lax.scan(body, start, (steps, rows))
-
-  return map_leaves(_choose, returns, end.x_0, end.x)
-
-
-def _choose(setting, x_0, x):
-  return x_0 if setting == 'last_x0' else x
+  zeros = jax.tree.map(jnp.zeros_like, x)
+  carry = Carry(x, zeros, stepper.init(x))
+  carry, block_x0 = _scan(
+    predict, parts, carry, keys, zeros if 'block_x0' in wanted else None
+  )
+  choices = {'last_x0': carry.x_0, 'state': carry.x, 'block_x0': block_x0}
+  if 'denoised' in wanted:
+    moment = jax.tree.map(lambda m: _device(m, dtype), process.moment(last))
+    choices['denoised'] = predict(carry.x, moment, carry.x_0).x_0
+  found = [jax.tree.leaves(choices[kind]) for kind in wanted]
+  chosen = [leaves[i] for i, leaves in enumerate(found)]
+  return jax.tree.unflatten(jax.tree.structure(x), chosen)
 
 
-def _check_returns(setting, leaf):
-  if setting not in RETURNS:
-    raise ValueError(f'returns={setting!r} must be one of {RETURNS}.')
-  return leaf
+def _scan(predict, parts, carry, keys, block_x0):
+  """-> (carry, first estimate of the last row; None where none was given)."""
+  done = 0
+  for part, rows in parts:
+
+    def body(state, numbered, part=part):
+      step, row = numbered
+      first = []
+
+      def recorded(*args):
+        ends = predict(*args)
+        first.append(ends.x_0)
+        return ends
+
+      step_keys = noise.fold_step(keys, step)
+      carry = part.step(recorded, state[0], row, step_keys)
+      return (carry, None if state[1] is None else first[0]), None
+
+    num_steps = stepping.num_rows(rows)
+    steps = jnp.arange(done, done + num_steps)
+    (carry, block_x0), _ = jax.lax.scan(body, (carry, block_x0), (steps, rows))
+    done += num_steps
+  return carry, block_x0
+
+
+def _device(column, dtype):
+  return jnp.asarray(np.asarray(column), dtype)
+
+
+def _check_returns(returns, x) -> list[str]:
+  """One setting for each leaf."""
+  wanted = per_leaf(returns, x)
+  for setting in wanted:
+    if setting not in RETURNS:
+      raise ValueError(f'returns={setting!r} must be one of {RETURNS}.')
+  return wanted
 
 
 def _at_least_float32(x):

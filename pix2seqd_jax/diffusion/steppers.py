@@ -1,15 +1,7 @@
 """Steppers: from x at `now` to x at `next`, by tables made in float64.
 
-A stepper is a frozen dataclass with
-
-    tables(process, grid) -> a tree of float64 NumPy arrays [n, ...], one row
-        a step; raises ValueError for what it cannot do on this grid
-    init(x) -> memory: the solver's own history (None here)
-    step(predict, carry, row, keys) -> carry
-
-where `predict(x, moment, previous)` calls the network and returns Endpoints.
-A carry holds x, the last estimate of x_0 (returned and fed back), and memory.
-Every row has `now`, the Moment at which the network is called first.
+See stepping.py for what a stepper is. Every row here has `now`, the Moment at
+which the network is called.
 """
 
 import dataclasses
@@ -21,15 +13,8 @@ import numpy as np
 
 from pix2seqd_jax.diffusion import noise
 from pix2seqd_jax.diffusion.process import Moment, Process
+from pix2seqd_jax.diffusion.stepping import Carry
 from pix2seqd_jax.types import Grid
-
-
-class Carry(NamedTuple):
-  """What goes from step to step."""
-
-  x: Any  # the sample, at the row's `now`
-  x_0: Any  # the last estimate of x_0; zeros before the first
-  memory: Any = None
 
 
 class Rows(NamedTuple):
