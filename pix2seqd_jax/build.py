@@ -59,6 +59,8 @@ class Loop(NamedTuple):
   keep: int
   best_metric: str
   num_panels: int
+  ledger: bool  # notes what each step is fed
+  max_loss: float  # a larger one stops the run; 0: none does
 
 
 class Experiment(build_data.DataParts):
@@ -99,6 +101,9 @@ class Experiment(build_data.DataParts):
         f'data.max_instances={self.config["data"]["max_instances"]} counts the '
         'null id 0, so that it must be at least 2.'
       )
+    max_loss = self.config['train']['max_loss']
+    if not max_loss >= 0:
+      raise ValueError(f'train.max_loss={max_loss} must be >= 0 (0: any loss).')
     if self.config['data']['encode'] not in ('host', 'device'):
       raise ValueError(
         f'data.encode={self.config["data"]["encode"]!r} must be host or device.'

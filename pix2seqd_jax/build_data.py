@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,16 @@ from pix2seqd_jax.types import Batch, Category, Meta, Segment
 # Transforms whose `size` is data.image_size unless the config says otherwise.
 _SIZED = ('scale_jitter', 'fixed_size_crop', 'resize_to_fit', 'pad')
 # Paths of a source that are read from data.root on.
-_BELOW_ROOT = ('images', 'panoptic', 'annotations')
+_BELOW_ROOT = ('images', 'panoptic', 'annotations', 'labels')
+
+
+def source_args(data: Mapping[str, Any], split: str):
+  """The class of a split's source, and what it is called with."""
+  kwargs = {**data['source'], **data[split]}
+  for key in _BELOW_ROOT:
+    if key in kwargs:
+      kwargs[key] = os.path.join(data['root'], kwargs[key])
+  return DATASETS[data['name']], kwargs
 
 
 class DataParts:
@@ -44,13 +53,8 @@ class DataParts:
 
   def _read_source(self, split):
     data = self.config['data']
-    kwargs = {**data['source'], **data[split]}
-    for key in _BELOW_ROOT:
-      if key in kwargs:
-        kwargs[key] = os.path.join(data['root'], kwargs[key])
-    source = recipe.construct(
-      f'data.source or data.{split}', DATASETS[data['name']], kwargs
-    )
+    entry, kwargs = source_args(data, split)
+    source = recipe.construct(f'data.source or data.{split}', entry, kwargs)
     if len(source.categories) != data['num_classes']:
       raise ValueError(
         f'data.num_classes={data["num_classes"]} but {data["name"]} has '
@@ -121,6 +125,11 @@ class DataParts:
       process_count=jax.process_count(),
       num_examples=num_examples or self.config['eval']['num_examples'] or None,
     )
+
+  def files_of(self, indices: Iterable[int]) -> list[str]:
+    """The files of training examples."""
+    source = self.source('train')
+    return [str(source[i].get('file', '')) for i in indices]
 
   def abstract_batch(self, batch_size: int = 1) -> dict[str, Any]:
     """Shapes of a training batch, without any data."""

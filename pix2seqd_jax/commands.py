@@ -15,8 +15,8 @@ import ml_collections
 
 from pix2seqd_jax import build, pipeline, visualize
 from pix2seqd_jax import workdir as workdirs
+from pix2seqd_jax.train import bad_batch, ledger, log, loop, state
 from pix2seqd_jax.train import evaluate as evaluate_lib
-from pix2seqd_jax.train import log, loop, state
 
 _POLL_SECONDS = 5.0
 
@@ -44,6 +44,7 @@ def train(
   with (
     contextlib.closing(log.default_writer(folder)) as writer,
     workdirs.checkpointer(experiment, folder) as checkpointer,
+    contextlib.ExitStack() as stack,
   ):
     train_state, report = workdirs.start(experiment, checkpointer)
     if report:
@@ -52,6 +53,12 @@ def train(
       table = log.parameter_table(train_state.params)
       if jax.process_index() == 0:
         (folder / 'parameters.txt').write_text(table + '\n')
+
+    book = None
+    if settings.ledger:
+      book = stack.enter_context(
+        contextlib.closing(ledger.Ledger(folder, int(train_state.step)))
+      )
 
     def evaluate_state(current, step):
       params = state.eval_params(current, experiment.use_ema)
@@ -70,6 +77,11 @@ def train(
       save_every=settings.save_every,
       eval_every=settings.eval_every,
       eval_fn=evaluate_state,
+      ledger=book,
+      max_loss=settings.max_loss,
+      dump_fn=lambda step, batch: bad_batch.dump(
+        folder, step, batch, experiment.files_of
+      ),
     )
 
 

@@ -15,9 +15,9 @@ from pix2seqd_jax.registry import did_you_mean
 # it says otherwise. A recipe gets them from `complete`, so that each can be
 # overridden on the command line; so does a config.json of before they existed.
 DEFAULTS: dict[str, dict[str, Any]] = {
-  'data': {},
+  'data': {'on_bad_example': 'raise'},
   'sample': {},
-  'train': {},
+  'train': {'ledger': False, 'max_loss': 0.0},
 }
 
 # Every other key of a config: these a recipe must give.
@@ -136,6 +136,12 @@ def check_keys(section: str, found: Mapping[str, Any], optional=()):
 
 def construct(kind: str, entry, kwargs: Mapping[str, Any]):
   """entry(**kwargs), with an error that names the key that does not fit."""
+  check_arguments(kind, entry, kwargs)
+  return entry(**kwargs)
+
+
+def check_arguments(kind: str, entry, kwargs: Mapping[str, Any]) -> None:
+  """Raises ValueError where `entry` cannot be called with `kwargs`."""
   parameters = inspect.signature(entry).parameters
   for key in kwargs:
     if key not in parameters:
@@ -154,4 +160,3 @@ def construct(kind: str, entry, kwargs: Mapping[str, Any]):
     raise ValueError(
       f'config.{kind} lacks {", ".join(missing)}, which {entry.__name__} needs.'
     )
-  return entry(**kwargs)

@@ -19,8 +19,8 @@ from pix2seqd_jax.train import (
 from pix2seqd_jax.types import Params
 
 _CATEGORIES = 'categories.json'
-# These may change when a run goes on: they change no number.
-_FREE = ('data.num_threads', 'data.root')
+# These may change when a run goes on: they change no number of good examples.
+_FREE = ('data.num_threads', 'data.root', 'data.on_bad_example')
 
 
 def load(
@@ -55,7 +55,9 @@ def save(experiment: build.Experiment, folder: pathlib.Path) -> None:
       or seed. What never came to a checkpoint is no run.
   """
   if archive.steps_in(folder):
-    resume.check_resume(folder, experiment.config, free=_FREE)
+    resume.check_resume(
+      folder, experiment.config, free=_FREE, defaults=recipe.DEFAULTS
+    )
     build_data.check_same_classes(
       experiment.categories,
       categories.read_categories(folder / _CATEGORIES),

@@ -17,7 +17,7 @@ from PIL import Image
 from smoke import smoke_config
 
 from pix2seqd_jax import build, commands, recipe, workdir
-from pix2seqd_jax.train import archive, resume, sharding, weights
+from pix2seqd_jax.train import archive, ledger, resume, sharding, weights
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
 
@@ -74,9 +74,12 @@ def test_a_finished_run_trains_no_further(copy):
 
 def test_a_run_goes_on_from_its_last_checkpoint(copy, smoke_run):
   drop_step(copy, 6)
-  done = commands.train(smoke_config(), copy)
+  config = smoke_config()
+  config.train.ledger = True
+  done = commands.train(config, copy)
   assert int(done.step) == 6
   assert_same_bytes(saved(copy, 6), saved(smoke_run.workdir, 6))
+  assert list(ledger.read(copy)) == [4, 5, 6]  # none was kept before
 
 
 def test_a_longer_run_goes_on(copy):

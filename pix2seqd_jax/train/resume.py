@@ -60,6 +60,7 @@ def check_resume(
   new_config: Mapping[str, Any],
   frozen_keys: Sequence[str] = FROZEN_KEYS,
   free: Sequence[str] = (),
+  defaults: Mapping[str, Any] | None = None,
 ) -> bool:
   """Whether workdir holds a run that this config goes on with.
 
@@ -72,6 +73,7 @@ def check_resume(
     frozen_keys: dotted names that must not change, with all below them.
     free: dotted names below those that may change after all
       ('data.num_threads').
+    defaults: values of keys that the run's config may be too old to have.
 
   Returns:
     False where workdir has no config yet: a fresh run.
@@ -82,7 +84,9 @@ def check_resume(
   old = load_config(workdir)
   if old is None:
     return False
-  before, after = _flat(old), _flat(_plain(new_config))
+  given = {k: v for k, v in _flat(_plain(defaults or {})).items() if v != {}}
+  before = {**given, **_flat(old)}
+  after = _flat(_plain(new_config))
   absent = object()
   changes = []
   for name in sorted({**before, **after}):

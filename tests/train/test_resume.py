@@ -60,6 +60,16 @@ def test_all_changes_are_named_but_the_free(tmp_path):
   assert 'num_threads' not in text
 
 
+def test_a_config_that_is_too_old_for_a_key_has_its_default(tmp_path):
+  resume.save_config(tmp_path, CONFIG)
+  defaults = {'data': {'backend': 'pillow'}, 'optimizer': {}}
+  same = changed(data={'backend': 'pillow'})
+  assert resume.check_resume(tmp_path, same, defaults=defaults)
+  with pytest.raises(ValueError, match=r"data\.backend: 'pillow' in"):
+    other = changed(data={'backend': 'opencv'})
+    resume.check_resume(tmp_path, other, defaults=defaults)
+
+
 def test_a_broken_config_is_named(tmp_path):
   (tmp_path / 'config.json').write_text('{')
   with pytest.raises(ValueError, match='is not JSON'):
