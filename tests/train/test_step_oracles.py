@@ -52,7 +52,7 @@ def their_tree(arrays, kind):
   return jax.tree.map(jnp.asarray, pix2seq_tf.convert(names)['net'])
 
 
-def their_state(tx, params, averaged, arrays):
+def their_state(tx, params, averaged, arrays, mesh):
   """Our train state with the moments and the counter of the original's."""
   count = jnp.asarray(arrays['iterations'], jnp.int32)
 
@@ -72,7 +72,11 @@ def their_state(tx, params, averaged, arrays):
     is_leaf=lambda part: isinstance(part, counted),
   )
   made = state.TrainState(count, {**params, 'frozen': {}}, averaged, opt_state)
-  return jax.tree.map(jnp.array, made)  # a copy: the step donates its state
+  where = sharding.shardings(made, mesh)
+  # Copies: the step donates its state.
+  return jax.tree.map(
+    lambda leaf, place: jax.device_put(np.array(leaf), place), made, where
+  )
 
 
 def their_optimizer(config):
@@ -112,7 +116,7 @@ def steps(shared):
     ema_decay=config['full']['optimization']['ema_decay'],
   )
   arrays = oracles.load_npz(folder / 'optimizer.npz')
-  made = their_state(tx, params, averaged, arrays)
+  made = their_state(tx, params, averaged, arrays, mesh)
   states, scalars = [jax.tree.map(np.array, made)], []
   z = oracles.load_npz(folder / 'train_steps_io.npz')
   with jax.default_matmul_precision('highest'):
