@@ -143,7 +143,7 @@ def choose(path: pathlib.Path, step: int | str | None, ema: bool) -> int:
       f'checkpoint {chosen} of {path} is damaged ({manifest.describe(wrong)}); '
       f'name another step of {steps}, or bring its files back from a copy.'
     )
-  _warn_unsealed(folder)
+  warn_unsealed(folder)
   return chosen
 
 
@@ -158,7 +158,7 @@ def newest_step(directory: str | os.PathLike, ema: bool = True) -> int:
     folder = path / str(step)
     wrong[step] = damage(folder, (item_of(folder, ema),))
     if not wrong[step]:
-      _warn_unsealed(folder)
+      warn_unsealed(folder)
       return step
     warnings.warn(
       f'checkpoint {step} of {path} is damaged '
@@ -176,7 +176,8 @@ def newest_step(directory: str | os.PathLike, ema: bool = True) -> int:
   )
 
 
-def _warn_unsealed(step_dir: pathlib.Path) -> None:
+def warn_unsealed(step_dir: pathlib.Path) -> None:
+  """Says of a step of an earlier version that it cannot be verified."""
   if not manifest.is_sealed(step_dir):
     warnings.warn(
       f'{step_dir} was written by a version without manifests: whether its '

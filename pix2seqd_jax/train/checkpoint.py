@@ -1,22 +1,33 @@
-"""Checkpoints of a run: save, resume, load weights.
+"""Checkpoints of a run: saved in the background, read only as written.
 
 Layout, inside a working directory: `checkpoints/<step>/{params, ema,
 optimizer, meta}` by Orbax, and `frozen/` with the weights that never change,
 written once. `params` and `ema` are plain dicts, so weights can be loaded
 without knowing what made them. The position in the data is the step.
+
+A save is done when the step is sealed: Orbax commits its folder, then a thread
+hashes every file of it and writes the manifest (see manifest), and only then
+older steps are removed. A run killed in between goes on from the step before.
+With several processes the first one seals, removes, and verifies before all
+restore the step that it found good; the folder must be one that all see.
 """
 
+import concurrent.futures
 import os
 import pathlib
-import warnings
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from pix2seqd_jax import types
-from pix2seqd_jax.train import archive
+from pix2seqd_jax.train import archive, manifest, sealing
 from pix2seqd_jax.train.state import TrainState
+
+# For another process to write a manifest: its files are hashed meanwhile.
+_PATIENCE = 600.0  # seconds
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -40,6 +51,14 @@ def _state(items: Mapping[str, Any], frozen: types.PyTree) -> TrainState:
   )
 
 
+def _barrier(name: str) -> None:
+  """Until all processes have come here."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(name)
+
+
 def _quiet() -> None:
   """Orbax reports every save at INFO through absl; keep warnings."""
   from absl import logging
@@ -49,16 +68,19 @@ def _quiet() -> None:
 
 
 class Checkpointer:
-  """Saves in the background; keeps the newest and the best.
+  """Saves in the background; keeps the newest, the best and every so many.
+
+  Opening one removes what a killed run left in the folder.
 
   Args:
     directory: the run's `checkpoints` folder; `frozen` is put beside it.
     keep: how many of the newest stay.
     best_metric: name of a metric whose best checkpoint stays as well.
     best_mode: 'max' or 'min'.
+    keep_every: steps that are multiples of it stay as well; 0 = none.
 
   Raises:
-    ValueError: on a bad `keep` or `best_mode`.
+    ValueError: on a bad `keep`, `keep_every` or `best_mode`.
   """
 
   def __init__(
@@ -67,43 +89,35 @@ class Checkpointer:
     keep: int = 3,
     best_metric: str | None = None,
     best_mode: str = 'max',
+    keep_every: int = 0,
   ):
-    if keep < 1 or best_mode not in ('max', 'min'):
+    if keep < 1 or keep_every < 0 or best_mode not in ('max', 'min'):
       raise ValueError(
-        f'train.keep={keep} must be at least 1, and train.best_mode='
-        f"{best_mode!r} 'max' or 'min'."
+        f'train.keep={keep} must be at least 1, train.keep_every={keep_every} '
+        f"at least 0, and train.best_mode={best_mode!r} 'max' or 'min'."
       )
     self.directory = pathlib.Path(directory).absolute()
     self.best_metric = best_metric
     self.best_mode = best_mode
-    self._keep = keep
+    self._keep, self._keep_every = keep, keep_every
     self._manager = self._open()
+    self._known = set(archive.steps_in(self.directory))
     self._frozen_done = False
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'seal')
+    self._sealing: dict[int, concurrent.futures.Future] = {}
 
   def _open(self):
     import orbax.checkpoint as ocp
-    from orbax.checkpoint import checkpoint_managers as policies
 
     _quiet()
-    newest = policies.LatestN(self._keep)
-    options: dict[str, Any] = {'preservation_policy': newest}
-    if self.best_metric is not None:
-      name = self.best_metric
-      best = policies.BestN(
-        get_metric_fn=lambda metrics: metrics[name],
-        reverse=self.best_mode == 'min',
-        n=1,
-        keep_checkpoints_without_metrics=False,
-      )
-      options = {
-        'preservation_policy': policies.AnyPreservationPolicy([newest, best]),
-        'best_fn': lambda metrics: metrics[name],
-        'best_mode': self.best_mode,
-      }
-    self.directory.mkdir(parents=True, exist_ok=True)
-    return ocp.CheckpointManager(
-      self.directory, options=ocp.CheckpointManagerOptions(**options)
-    )
+    if jax.process_index() == 0:
+      self.directory.mkdir(parents=True, exist_ok=True)
+      sealing.clear(self.directory)
+    _barrier('checkpoints cleared')
+    # What stays is our choice, made after the new step is sealed; and of old
+    # steps nothing is read that has not been verified.
+    options = ocp.CheckpointManagerOptions(lightweight_initialize=True)
+    return ocp.CheckpointManager(self.directory, options=options)
 
   def save(
     self,
@@ -125,7 +139,8 @@ class Checkpointer:
     """
     import orbax.checkpoint as ocp
 
-    if step in self._manager.all_steps():
+    self._raise_errors()
+    if step in self._known:
       return False
     metrics = (
       None if metrics is None else {k: float(v) for k, v in metrics.items()}
@@ -138,17 +153,44 @@ class Checkpointer:
         )
     self._save_frozen(state.params.get('frozen', {}))
     meta = {
+      archive.SEALED: True,
       'metrics': metrics,
       'best_metric': self.best_metric,
       'best_mode': self.best_mode,
     }
     args = {k: ocp.args.StandardSave(v) for k, v in _items(state).items()}
-    return self._manager.save(
-      step,
-      args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args),
-      metrics=metrics if self.best_metric is not None else None,
-      force=force,
-    )
+    args = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args)
+    if not self._manager.save(step, args=args, force=force):
+      return False
+    self._known.add(step)
+    self._sealing[step] = self._thread.submit(self._seal, step)
+    return True
+
+  def _seal(self, step: int) -> None:
+    """Off the training thread, one step after the other."""
+    self._manager.wait_until_finished()
+    if jax.process_index() == 0:
+      sealing.seal(self.directory, step)
+      best = self.best_metric is not None
+      sealing.prune(self.directory, self._keep, self._keep_every, best)
+    else:
+      self._await_seal(step)
+
+  def _await_seal(self, step: int) -> None:
+    """Until the first process has sealed this step, or a later one."""
+    deadline = time.monotonic() + _PATIENCE
+    while not any(s >= step for s in archive.steps_in(self.directory)):
+      if time.monotonic() > deadline:
+        raise TimeoutError(
+          f'process 0 has not written {self.directory}/{step}/{manifest.FILE} '
+          f'in {_PATIENCE} seconds: is this folder the same on all machines?'
+        )
+      time.sleep(0.02)
+
+  def _raise_errors(self) -> None:
+    """What went wrong in the background since the last look."""
+    for step in [s for s, job in self._sealing.items() if job.done()]:
+      self._sealing.pop(step).result()
 
   @property
   def _frozen_path(self) -> pathlib.Path:
@@ -165,8 +207,8 @@ class Checkpointer:
     self._frozen_done = True
 
   def steps(self) -> list[int]:
-    """All steps that are there, oldest first."""
-    return sorted(self._manager.all_steps())
+    """All steps that are there or being saved, oldest first."""
+    return sorted({*archive.steps_in(self.directory), *self._sealing})
 
   def latest_step(self) -> int | None:
     """The newest step, or None."""
@@ -181,45 +223,93 @@ class Checkpointer:
   def restore(
     self, abstract_state: TrainState, step: int | None = None
   ) -> TrainState:
-    """The state of a step (default: the newest that can be read).
+    """The state of a step (default: the newest that is not damaged).
+
+    Every file is verified before anything of it is used.
 
     Args:
       abstract_state: shapes, dtypes and shardings, from state.abstract_state;
         any mesh, not only the one on which it was saved.
-      step: which. By default a step that cannot be read is passed over with a
-        warning, and set aside as `unreadable-<step>`.
+      step: which. By default a damaged step is passed over with a warning, and
+        set aside as `unreadable-<step>` until the run has come there again.
 
     Raises:
-      ValueError: where there is no checkpoint, or none that fits.
+      ValueError: where there is no checkpoint, none that is whole, or it does
+        not fit.
     """
     self.wait()
-    steps = self.steps()
+    step = self._agree(step)
+    try:
+      return self._restore(abstract_state, step)
+    except Exception as error:  # Orbax has no common class for these
+      damaged = (
+        '' if manifest.is_sealed(self._folder(step)) else ' or is broken'
+      )
+      raise ValueError(
+        f'checkpoint {step} of {self.directory} does not fit this run'
+        f'{damaged}: {_brief(error)} Use the config it was trained with, or '
+        'another workdir.'
+      ) from error
+
+  def _folder(self, step: int) -> pathlib.Path:
+    return self.directory / str(step)
+
+  def _agree(self, step: int | None) -> int:
+    """The step to restore: verified by one process, the same for all."""
+    error = found = None
+    if jax.process_index() == 0:
+      try:
+        found = self._verified(step)
+      except ValueError as raised:
+        error = raised
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      told = np.int64(-1 if found is None else found)
+      found = int(multihost_utils.broadcast_one_to_all(told))
+      found = None if found < 0 else found
+    if found is None:
+      raise error or ValueError(
+        f'{self.directory} has no checkpoint to restore: see process 0.'
+      )
+    self._manager.reload()
+    self._known = set(archive.steps_in(self.directory))
+    return found
+
+  def _verified(self, step: int | None) -> int:
+    """This step, or the newest whole one, with damaged ones set aside."""
+    steps = archive.steps_in(self.directory)
     if not steps or (step is not None and step not in steps):
       raise ValueError(
         f'{self.directory} has no checkpoint {"" if step is None else step}; '
         f'the steps there are {steps}.'
       )
-    candidates = [step] if step is not None else steps[::-1]
-    errors: dict[int, Exception] = {}
-    for candidate in candidates:
-      try:
-        state = self._restore(abstract_state, candidate)
-      except Exception as error:  # Orbax has no common class for these
-        errors[candidate] = error
-        continue
-      self._set_aside(errors)
-      return state
-    first = next(iter(errors))
+    wrong: dict[int, list[str]] = {}
+    for candidate in steps[::-1] if step is None else [step]:
+      found = archive.damage(self._folder(candidate))
+      if not found:
+        for damaged, lines in wrong.items():
+          sealing.set_aside(self.directory, damaged, lines)
+        archive.warn_unsealed(self._folder(candidate))
+        return candidate
+      wrong[candidate] = found
+    first = max(wrong)
     raise ValueError(
-      f'checkpoint {first} of {self.directory} does not fit this run, or is '
-      f'damaged: {_brief(errors[first])} Use the config it was trained with, '
-      'or another workdir.'
-    ) from errors[first]
+      f'{"every" if step is None else "this"} checkpoint of {self.directory} '
+      f'is damaged; {first}: {manifest.describe(wrong[first])}. Bring the '
+      'files back from a copy, or use another workdir.'
+    )
 
   def _restore(self, abstract_state: TrainState, step: int) -> TrainState:
     import orbax.checkpoint as ocp
 
     wanted = _items(abstract_state)
+    missing = [k for k in wanted if not (self._folder(step) / k).is_dir()]
+    if missing:
+      raise ValueError(
+        f'it has no {" and no ".join(missing)}; where it holds weights alone, '
+        'start from them by config.init_from.'
+      )
     args = {k: ocp.args.StandardRestore(v) for k, v in wanted.items()}
     found = self._manager.restore(step, args=ocp.args.Composite(**args))
     frozen = abstract_state.params.get('frozen', {})
@@ -228,30 +318,23 @@ class Checkpointer:
         frozen = checkpointer.restore(self._frozen_path, frozen)
     return _state(found, frozen)
 
-  def _set_aside(self, errors: Mapping[int, Exception]) -> None:
-    for step, error in errors.items():
-      warnings.warn(
-        f'checkpoint {step} of {self.directory} cannot be read and is set '
-        f'aside: {_brief(error)}',
-        stacklevel=3,
-      )
-      if jax.process_index() == 0:
-        aside = self.directory / f'unreadable-{step}'
-        os.rename(self.directory / str(step), aside)
-    if errors:
-      self._manager.reload()
-
   def reached_preemption(self, step: int) -> bool:
     """Whether all processes were told to stop after this step."""
     return self._manager.reached_preemption(step)
 
   def wait(self) -> None:
-    """Until what is being saved is on disk."""
+    """Until what is being saved is on disk and sealed."""
     self._manager.wait_until_finished()
+    concurrent.futures.wait(self._sealing.values())
+    self._raise_errors()
 
   def close(self) -> None:
     """Waits, and ends the threads."""
-    self._manager.close()
+    try:
+      self.wait()
+    finally:
+      self._thread.shutdown()
+      self._manager.close()
 
   def __enter__(self):
     return self

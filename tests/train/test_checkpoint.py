@@ -1,13 +1,21 @@
 """Saving and restoring: other meshes, damage, the best, the frozen."""
 
-import gc
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from toy import Toy, make_batch
 
-from pix2seqd_jax.train import checkpoint, optimizer, sharding, state
+from pix2seqd_jax.train import (
+  archive,
+  checkpoint,
+  manifest,
+  optimizer,
+  sharding,
+  state,
+  weights,
+)
 
 RULES = (('one/kernel$', (None, ('fsdp', 'tensor'))), ('two/kernel$', 'fsdp'))
 CUBE = (('data', 2), ('fsdp', 2), ('tensor', 2))
@@ -103,24 +111,187 @@ def test_a_step_is_written_once(tmp_path, cube):
     assert not saved.save(3, made, force=True)
 
 
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-def test_a_damaged_newest_step_is_passed_over(tmp_path, cube):
+@pytest.fixture(scope='module')
+def two_steps(tmp_path_factory, cube):
+  """A run with checkpoints 1 and 2, and the state of 1."""
+  path = tmp_path_factory.mktemp('run')
+  made = create(cube, frozen=True)
+  with checkpoint.Checkpointer(path / 'checkpoints') as saved:
+    saved.save(1, made)
+    saved.save(2, jax.tree.map(lambda x: x + 1, made))
+  return path, made
+
+
+@pytest.fixture
+def copy(two_steps, tmp_path):
+  """A copy of it, to be damaged: its checkpoints folder."""
+  shutil.copytree(two_steps[0], tmp_path / 'run')
+  return tmp_path / 'run' / 'checkpoints'
+
+
+def some_file(folder, item='params'):
+  """The largest file of numbers of an item."""
+  files = [p for p in (folder / item).rglob('d/*') if p.is_file()]
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 4
+  path.write_bytes(bytes(data))
+
+
+DAMAGE = {
+  'truncated': lambda step: some_file(step).write_bytes(b'123'),
+  'emptied': lambda step: (step / 'optimizer' / '_METADATA').write_bytes(b''),
+  'missing': lambda step: some_file(step, 'ema').unlink(),
+  'a folder missing': lambda step: shutil.rmtree(step / 'ema'),
+  'extra': lambda step: (step / 'params' / 'd' / 'more').write_text('x'),
+  'flipped': lambda step: flip(some_file(step, 'optimizer')),
+  'flipped meta': lambda step: flip(step / 'meta' / 'metadata'),
+  'flipped manifest': lambda step: flip(step / 'manifest.json'),
+}
+
+
+@pytest.mark.parametrize('kind', DAMAGE)
+def test_a_damaged_newest_step_is_passed_over(
+  two_steps, copy, cube, kind, capfd
+):
+  DAMAGE[kind](copy / '2')
+  with checkpoint.Checkpointer(copy) as saved:
+    with pytest.warns(UserWarning, match='checkpoint 2 .* set aside') as told:
+      found = saved.restore(abstract(cube, frozen=True))
+    assert saved.latest_step() == 1
+  assert len(told) == 1 and len(str(told[0].message)) < 400
+  assert not any(capfd.readouterr())  # no pages of tensorstore's
+  jax.tree.map(np.testing.assert_array_equal, found, two_steps[1])
+  assert (copy / 'unreadable-2').is_dir()
+
+
+def test_a_damaged_step_stays_until_the_run_is_there_again(copy, cube):
+  flip(some_file(copy / '2'))
+  with checkpoint.Checkpointer(copy) as saved:
+    with pytest.warns(UserWarning, match='set aside'):
+      found = saved.restore(abstract(cube, frozen=True))
+    assert (copy / 'unreadable-2').is_dir()
+    assert saved.save(2, found)
+    saved.wait()
+    assert saved.steps() == [1, 2] and not (copy / 'unreadable-2').exists()
+
+
+def test_a_damaged_step_is_refused_where_it_was_named(copy, cube):
+  path = some_file(copy / '2')
+  flip(path)
+  with checkpoint.Checkpointer(copy) as saved:
+    with pytest.raises(ValueError, match=r'is damaged; 2: params/.*copy'):
+      saved.restore(abstract(cube, frozen=True), step=2)
+    flip(path)
+    flip(copy.parent / 'frozen' / '_METADATA')  # which all steps need
+    with pytest.raises(ValueError, match=r'every .* frozen/_METADATA: other'):
+      saved.restore(abstract(cube, frozen=True))
+    assert saved.steps() == [1, 2]
+
+
+def test_frozen_weights_of_another_run_are_refused(copy, cube, tmp_path):
+  with checkpoint.Checkpointer(tmp_path / 'other' / 'checkpoints') as saved:
+    made = create(cube, frozen=True)
+    frozen = {'scale': made.params['frozen']['scale'] + 1}
+    saved.save(1, made._replace(params={**made.params, 'frozen': frozen}))
+  shutil.rmtree(copy.parent / 'frozen')
+  shutil.copytree(tmp_path / 'other' / 'frozen', copy.parent / 'frozen')
+  with checkpoint.Checkpointer(copy) as saved:
+    with pytest.raises(ValueError, match='frozen: of another run'):
+      saved.restore(abstract(cube, frozen=True))
+
+
+def test_what_a_kill_leaves_is_cleared_at_the_next_start(two_steps, copy, cube):
+  shutil.copytree(copy / '2', copy / '3')  # committed and not sealed
+  (copy / '3' / 'manifest.json').rename(copy / '3' / 'manifest.json.part')
+  (copy / '4.orbax-checkpoint-tmp' / 'params').mkdir(parents=True)
+  (copy / '0.deleting').mkdir()
+  (copy.parent / 'config.json.part').write_text('{')
+  assert archive.steps_in(copy) == [1, 2]
+  with pytest.raises(ValueError, match=r'no checkpoint 3; .* \[1, 2\]'):
+    weights.load_params(copy, 3)
+  with pytest.warns(UserWarning, match='removed what was not') as told:
+    saved = checkpoint.Checkpointer(copy)
+  assert len(told) == 1
+  with saved:
+    found = saved.restore(abstract(cube, frozen=True))
+    assert saved.save(3, found)
+  assert {p.name for p in copy.iterdir()} == {'1', '2', '3'}
+  assert {p.name for p in copy.parent.iterdir()} == {'checkpoints', 'frozen'}
+
+
+def test_frozen_weights_without_a_step_are_not_those_of_the_next_run(copy):
+  for step in (1, 2):
+    (copy / str(step) / 'manifest.json').unlink()
+  with pytest.warns(UserWarning, match='removed .*frozen'):
+    checkpoint.Checkpointer(copy).close()
+  assert not (copy.parent / 'frozen').exists() and not archive.folders_in(copy)
+
+
+def test_a_lost_manifest_of_an_older_step_is_damage(copy):
+  (copy / '1' / 'manifest.json').unlink()
+  with pytest.warns(UserWarning, match=r'1 .*manifest.json: missing.* aside'):
+    checkpoint.Checkpointer(copy).close()
+  assert (copy / 'unreadable-1').is_dir() and archive.steps_in(copy) == [2]
+
+
+def test_steps_of_before_there_were_manifests_are_read(two_steps, copy, cube):
+  for folder in (copy / '1', copy / '2', copy.parent / 'frozen'):
+    (folder / 'manifest.json').unlink()
+  for step in (1, 2):
+    path = copy / str(step) / 'meta' / 'metadata'
+    path.write_text('{"metrics": null, "best_metric": null}')
+  with checkpoint.Checkpointer(copy) as saved:
+    with pytest.warns(UserWarning, match='cannot be checked'):
+      found = saved.restore(abstract(cube, frozen=True), step=1)
+    saved.save(3, found)
+  jax.tree.map(np.testing.assert_array_equal, found, two_steps[1])
+  assert archive.damage(copy / '3') == []
+
+
+def test_multiples_are_kept(tmp_path, cube):
   made = create(cube)
   directory = tmp_path / 'checkpoints'
-  with checkpoint.Checkpointer(directory) as saved:
-    saved.save(1, made)
-    saved.save(2, create(cube, seed=5))
-  for path in (directory / '2' / 'params').rglob('*'):
-    if path.is_file() and path.parent.name == 'd':
-      path.write_bytes(path.read_bytes()[:10])  # the disk was full
-  with checkpoint.Checkpointer(directory) as saved:
-    with pytest.warns(UserWarning, match=r'checkpoint 2 .* set aside'):
-      found = saved.restore(abstract(cube))
-    assert saved.latest_step() == 1
-    assert saved.save(2, made)  # the way on is free
-  jax.tree.map(np.testing.assert_array_equal, found, made)
-  assert (directory / 'unreadable-2').is_dir()
-  gc.collect()  # tensorstore's own complaint belongs to this test
+  with checkpoint.Checkpointer(directory, keep=1, keep_every=3) as saved:
+    for step in range(1, 8):
+      saved.save(step, made)
+    saved.wait()
+    assert saved.steps() == [3, 6, 7]
+  assert {p.name for p in directory.iterdir()} == {'3', '6', '7'}
+
+
+def test_the_old_step_goes_only_when_the_new_one_is_sealed(
+  tmp_path, cube, monkeypatch
+):
+  made = create(cube)
+  directory = tmp_path / 'checkpoints'
+  seal, seen = manifest.seal, []
+
+  def spy(folder, *args):
+    seen.append((folder.name, archive.steps_in(directory)))
+    return seal(folder, *args)
+
+  monkeypatch.setattr(manifest, 'seal', spy)
+  with checkpoint.Checkpointer(directory, keep=1) as saved:
+    for step in (1, 2, 3):
+      saved.save(step, made)
+      saved.wait()
+  assert seen == [('1', []), ('2', [1]), ('3', [2])]
+
+
+def test_an_error_of_the_sealing_thread_is_raised(tmp_path, cube, monkeypatch):
+  def full(*_):
+    raise OSError('No space left on device')
+
+  monkeypatch.setattr(manifest, 'write_text', full)
+  saved = checkpoint.Checkpointer(tmp_path / 'checkpoints')
+  saved.save(1, create(cube))
+  with pytest.raises(OSError, match='No space left'):
+    saved.wait()
+  saved.close()
 
 
 def test_a_checkpoint_of_another_model_is_refused_and_left_alone(
@@ -146,5 +317,14 @@ def test_missing_checkpoints_are_named(tmp_path, cube):
 def test_bad_settings_are_refused(tmp_path):
   with pytest.raises(ValueError, match='keep=0'):
     checkpoint.Checkpointer(tmp_path, keep=0)
+  with pytest.raises(ValueError, match='keep_every=-1'):
+    checkpoint.Checkpointer(tmp_path, keep_every=-1)
   with pytest.raises(ValueError, match="best_mode='highest'"):
     checkpoint.Checkpointer(tmp_path, best_mode='highest')
+
+
+def test_weights_alone_are_no_run_to_go_on_with(tmp_path, cube):
+  weights.save_params(tmp_path, 3, create(cube).params)
+  with checkpoint.Checkpointer(tmp_path / 'checkpoints') as saved:
+    with pytest.raises(ValueError, match=r'no optimizer.*config\.init_from'):
+      saved.restore(abstract(cube))
