@@ -37,7 +37,7 @@ def export(
   experiment = workdir.load(folder)
   source, output = experiment.source(split), pathlib.Path(output)
   names = set()
-  with writers.PanopticWriter(output, source.categories) as writer:
+  with writers.Writer(output, source.categories) as writer:
     for index in range(min(num_examples, len(source))):
       example = source[index]
       name = pathlib.PurePath(example['file']).with_suffix('.png').name

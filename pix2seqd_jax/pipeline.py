@@ -156,7 +156,7 @@ class Pipeline:
     seed = self.experiment.sample_seed if seed is None else seed
     output = pathlib.Path(output)
     with (
-      writers.PanopticWriter(output, self.categories) as writer,
+      writers.Writer(output, self.categories) as writer,
       log.Progress(len(paths), unit='picture', enabled=progress) as bar,
     ):
       for path, name in zip(paths, names, strict=True):
@@ -166,7 +166,7 @@ class Pipeline:
           writer.close()  # what was done stays readable
           raise
         written = writer.add(name, result.segmentation, result.segments)
-        visualize.save_png(output / 'overlays' / written.name, result.overlay())
+        visualize.save_png(output / 'overlays' / written, result.overlay())
         bar.update()
     return output
 

@@ -94,11 +94,16 @@ def ranks(
 
 
 def run_starts(
-  flat: Integer[np.ndarray, 'n'],
+  flat: Integer[np.ndarray, 'n'], width: int = 0
 ) -> Integer[np.ndarray, 'm']:
-  """Where in a row of values a new run of equal ones begins; 0 is one."""
+  """Where in a row of values a new run of equal ones begins; 0 is one.
+
+  With `width`, runs also end where rows of that width do.
+  """
   changes = np.ones(flat.size, bool)
   np.not_equal(flat[1:], flat[:-1], out=changes[1:])
+  if width:
+    changes[::width] = True
   return np.flatnonzero(changes)
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from pix2seqd_jax.data import coco_panoptic, shapes, writers
+from pix2seqd_jax.encoding import rle
 from pix2seqd_jax.types import Category, Segment
 
 CATEGORIES = (
@@ -21,7 +22,7 @@ def test_our_reader_reads_it_back_exactly(tmp_path):
   source = shapes.Shapes(num_examples=4, size=(20, 28))
   images = tmp_path / 'images'
   images.mkdir()
-  with writers.PanopticWriter(tmp_path, source.categories) as writer:
+  with writers.Writer(tmp_path, source.categories) as writer:
     for i in range(len(source)):
       example = source[i]
       Image.fromarray(example['image']).save(images / example['file'])
@@ -29,8 +30,8 @@ def test_our_reader_reads_it_back_exactly(tmp_path):
         s._replace(score=None if i else 1 / 3, is_crowd=i == 2)
         for s in example['segments']
       )
-      path = writer.add(example['file'], example['ids'], segments)
-      assert path.is_file()
+      name = writer.add(example['file'], example['ids'], segments)
+      assert (tmp_path / 'panoptic' / name).is_file()
   read = coco_panoptic.CocoPanoptic(
     images, tmp_path / 'panoptic', tmp_path / 'panoptic.json'
   )
@@ -45,12 +46,13 @@ def test_our_reader_reads_it_back_exactly(tmp_path):
 
 
 def test_areas_boxes_and_names(tmp_path):
-  writer = writers.PanopticWriter(tmp_path, CATEGORIES)
-  assert writer.add('a/x.jpg', IDS, SEGMENTS).name == 'x.png'
-  assert writer.add('a/x.png', IDS, SEGMENTS).name == 'x_2.png'
+  writer = writers.Writer(tmp_path, CATEGORIES)
+  assert writer.add('a/x.jpg', IDS, SEGMENTS) == 'a/x.png'
+  assert writer.add('a/x.png', IDS, SEGMENTS) == 'a/x_2.png'
   writer.add('y.jpg', IDS, SEGMENTS, image_id=42)
   assert not (tmp_path / 'panoptic.json').exists()
-  data = json.loads(writer.close().read_text())
+  writer.close()
+  data = json.loads((tmp_path / 'panoptic.json').read_text())
   assert data['images'][0] == {
     'id': 1,
     'file_name': 'a/x.jpg',
@@ -83,7 +85,7 @@ def test_boxes_are_the_smallest_rectangles(tmp_path):
 
 def test_no_json_where_the_block_fails(tmp_path):
   with pytest.raises(RuntimeError):
-    with writers.PanopticWriter(tmp_path, CATEGORIES) as writer:
+    with writers.Writer(tmp_path, CATEGORIES) as writer:
       writer.add('x.jpg', IDS, SEGMENTS)
       raise RuntimeError
   assert not (tmp_path / 'panoptic.json').exists()
@@ -104,9 +106,90 @@ def test_no_json_where_the_block_fails(tmp_path):
   ],
 )
 def test_bad_maps(tmp_path, change, words):
-  writer = writers.PanopticWriter(tmp_path, CATEGORIES)
+  writer = writers.Writer(tmp_path, CATEGORIES)
   writer.add('first.jpg', IDS, SEGMENTS)
   good = {'file_name': 'x.jpg', 'ids': IDS, 'segments': SEGMENTS}
   with pytest.raises(ValueError, match=words):
     writer.add(**(good | change))
-  assert len(json.loads(writer.close().read_text())['annotations']) == 1
+  writer.close()
+  data = json.loads((tmp_path / 'panoptic.json').read_text())
+  assert len(data['annotations']) == 1
+
+
+def test_run_lengths_are_the_masks_of_the_things(tmp_path):
+  source = shapes.Shapes(num_examples=2, size=(20, 28))
+  with writers.Writer(tmp_path, source.categories, ('rle',)) as writer:
+    for i in range(2):
+      example = source[i]
+      segments = [s._replace(score=0.5) for s in example['segments']]
+      writer.add(example['file'], example['ids'], segments, image_id=i + 5)
+  data = json.loads((tmp_path / 'instances.json').read_text())
+  results = json.loads((tmp_path / 'instances_results.json').read_text())
+  assert {c['isthing'] for c in data['categories']} == {1}
+  assert [a['id'] for a in data['annotations']] == [*range(1, len(results) + 1)]
+  found = iter(zip(data['annotations'], results, strict=True))
+  for i in range(2):
+    example = source[i]
+    for segment in example['segments']:
+      category = source.categories[segment.category - 1]
+      if not category.is_thing:
+        continue
+      annotation, result = next(found)
+      mask = example['ids'] == segment.id
+      counts = rle.from_string(result['segmentation']['counts'])
+      np.testing.assert_array_equal(rle.to_mask(counts, (20, 28)), mask)
+      assert result['segmentation'] == annotation['segmentation']
+      assert result['segmentation']['size'] == [20, 28]
+      assert result['category_id'] == category.id
+      assert result['image_id'] == i + 5 and result['score'] == 0.5
+      assert annotation['area'] == mask.sum()
+  assert next(found, None) is None
+
+
+def test_pycocotools_loads_the_results(tmp_path):
+  coco = pytest.importorskip('pycocotools.coco')
+  source = shapes.Shapes(num_examples=2, size=(20, 28))
+  with writers.Writer(tmp_path, source.categories, ('rle',)) as writer:
+    for i in range(2):
+      writer.add(source[i]['file'], source[i]['ids'], source[i]['segments'])
+  truth = coco.COCO(str(tmp_path / 'instances.json'))
+  found = truth.loadRes(str(tmp_path / 'instances_results.json'))
+  for theirs, ours in zip(truth.anns.values(), found.anns.values()):
+    assert (truth.annToMask(theirs) == found.annToMask(ours)).all()
+    assert theirs['area'] == ours['area'] == truth.annToMask(theirs).sum()
+    assert theirs['bbox'] == list(ours['bbox'])
+
+
+@pytest.mark.parametrize('values', ['ids', 'classes'])
+def test_label_maps_have_one_value_a_class(tmp_path, values):
+  formats = ('labels', 'palette')
+  colors = np.array([[0, 0, 0], [9, 8, 7], [1, 2, 3]], np.uint8)
+  with writers.Writer(
+    tmp_path, CATEGORIES, formats, colors=colors, values=values
+  ) as writer:
+    name = writer.add('x.jpg', IDS, SEGMENTS)
+  classes = np.array([0, 2, 1])[IDS]
+  legend = json.loads((tmp_path / 'labels.json').read_text())
+  table = [legend['void'], *(c['value'] for c in legend['categories'])]
+  assert table == ([0, 7, 3] if values == 'ids' else [0, 1, 2])
+  with Image.open(tmp_path / 'labels' / name) as image:
+    assert image.mode == 'L'
+    np.testing.assert_array_equal(image, np.array(table)[classes])
+  with Image.open(tmp_path / 'palette' / name) as image:
+    assert image.mode == 'P'
+    np.testing.assert_array_equal(image, classes)
+    np.testing.assert_array_equal(image.convert('RGB'), colors[classes])
+  assert not (tmp_path / 'panoptic').exists()
+
+
+@pytest.mark.parametrize(
+  'change,words',
+  [
+    ({'formats': ('panoptik',)}, "'panoptik' is unknown.*panoptic"),
+    ({'formats': ('palette',)}, 'needs colors'),
+    ({'formats': ('labels',), 'values': 'names'}, "values='names'"),
+  ],
+)
+def test_bad_formats(tmp_path, change, words):
+  with pytest.raises(ValueError, match=words):
+    writers.Writer(tmp_path, CATEGORIES, **change)
