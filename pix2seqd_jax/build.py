@@ -14,6 +14,7 @@ from pix2seqd_jax import build_data, recipe
 from pix2seqd_jax import data as data_room
 from pix2seqd_jax import models as models_room
 from pix2seqd_jax import tasks as tasks_room
+from pix2seqd_jax.data import bad_examples
 from pix2seqd_jax.diffusion import grids, steppers
 from pix2seqd_jax.registry import MODELS, TASKS, did_you_mean
 from pix2seqd_jax.train import (
@@ -42,6 +43,7 @@ _INTEGERS = {
     'train.save_every',
     'train.eval_every',
     'train.num_panels',
+    'train.keep_every',
     'eval.num_examples',
     'data.num_threads',
   ),
@@ -57,6 +59,7 @@ class Loop(NamedTuple):
   save_every: int
   eval_every: int
   keep: int
+  keep_every: int
   best_metric: str
   num_panels: int
   ledger: bool  # notes what each step is fed
@@ -101,6 +104,12 @@ class Experiment(build_data.DataParts):
         f'data.max_instances={self.config["data"]["max_instances"]} counts the '
         'null id 0, so that it must be at least 2.'
       )
+    policy = self.config['data']['on_bad_example']
+    if policy not in bad_examples.POLICIES:
+      raise ValueError(
+        f'data.on_bad_example={policy!r} must be one of '
+        f'{", ".join(bad_examples.POLICIES)}.'
+      )
     max_loss = self.config['train']['max_loss']
     if not max_loss >= 0:
       raise ValueError(f'train.max_loss={max_loss} must be >= 0 (0: any loss).')
@@ -108,6 +117,10 @@ class Experiment(build_data.DataParts):
       raise ValueError(
         f'data.encode={self.config["data"]["encode"]!r} must be host or device.'
       )
+
+  @property
+  def distributed(self) -> dict:
+    return self.config['distributed']
 
   @property
   def use_ema(self) -> bool:

@@ -15,7 +15,7 @@ import ml_collections
 
 from pix2seqd_jax import build, pipeline, visualize
 from pix2seqd_jax import workdir as workdirs
-from pix2seqd_jax.train import bad_batch, ledger, log, loop, state
+from pix2seqd_jax.train import bad_batch, distributed, ledger, log, loop, state
 from pix2seqd_jax.train import evaluate as evaluate_lib
 
 _POLL_SECONDS = 5.0
@@ -37,9 +37,15 @@ def train(
     ValueError: the config is wrong, or it is not the config of this folder.
   """
   experiment = build.Experiment(config)
-  experiment.check()
   folder = pathlib.Path(workdir)
+  with distributed.session(folder, **experiment.distributed):
+    return _train(experiment, folder)
+
+
+def _train(experiment, folder) -> state.TrainState:
+  experiment.check()
   workdirs.save(experiment, folder)
+  experiment.note_bad_examples(folder)
   settings = experiment.loop
   with (
     contextlib.closing(log.default_writer(folder)) as writer,
@@ -182,10 +188,17 @@ def evaluate(
     raise ValueError(f'--watch evaluates what comes; drop --step={step}.')
   folder = pathlib.Path(workdir)
   experiment = workdirs.load(folder, config)
+  with distributed.session(folder, **experiment.distributed):
+    return _evaluate(experiment, folder, step, watch)
+
+
+def _evaluate(experiment, folder, step, watch) -> dict[str, float]:
+  experiment.note_bad_examples(folder)
   done, results = None, {}
   with contextlib.closing(log.default_writer(folder)) as writer:
     while True:
       found = workdirs.find_step(folder, step, wait=watch)
+      found = distributed.of_first(found)
       if found is not None and found != done:
         params = workdirs.load_params(
           experiment, folder, found, mesh=experiment.mesh

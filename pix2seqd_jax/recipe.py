@@ -17,7 +17,15 @@ from pix2seqd_jax.registry import did_you_mean
 DEFAULTS: dict[str, dict[str, Any]] = {
   'data': {'on_bad_example': 'raise'},
   'sample': {},
-  'train': {'ledger': False, 'max_loss': 0.0},
+  'train': {'keep_every': 0, 'ledger': False, 'max_loss': 0.0},
+  # Which process this is of how many: see train/places.py.
+  'distributed': {
+    'mode': 'auto',  # off, manual, slurm, tpu
+    'coordinator': '',
+    'num_processes': 0,
+    'process_id': -1,
+    'timeout_s': 300,
+  },
 }
 
 # Every other key of a config: these a recipe must give.

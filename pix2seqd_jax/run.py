@@ -19,8 +19,10 @@ from ml_collections import config_flags
 
 from pix2seqd_jax import commands
 
-# The status of a run that a signal stopped, as a shell would give it.
-_STOPPED = 130
+# The status after Ctrl-C, so that a script does not go on. A run that SIGTERM
+# stopped has saved and ends with 0: schedulers send it to pre-empt, and take
+# anything else for a failure.
+_INTERRUPTED = 130
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The recipe.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the run.')
@@ -51,9 +53,7 @@ def main(argv):
     if _MODE.value == 'train':
       if config is None:
         raise ValueError('--mode=train needs --config=configs/NAME.py.')
-      state = commands.train(config, workdir)
-      if int(state.step) < config.train.steps:
-        sys.exit(_STOPPED)  # so that a script does not go on
+      commands.train(config, workdir)
     elif _MODE.value == 'eval':
       commands.evaluate(workdir, config, step=_STEP.value, watch=_WATCH.value)
     else:
@@ -64,6 +64,8 @@ def main(argv):
         config=config,
         step=_STEP.value,
       )
+  except KeyboardInterrupt:
+    sys.exit(_INTERRUPTED)
   except (ValueError, OSError, ArithmeticError) as error:
     # Our own errors say what is wrong and how to mend it: no traceback.
     if os.environ.get('PIX2SEQD_TRACEBACK'):

@@ -66,7 +66,10 @@ def save(experiment: build.Experiment, folder: pathlib.Path) -> None:
   if jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
     categories.write_categories(folder / _CATEGORIES, experiment.categories)
-    resume.save_config(folder, experiment.config)
+    # Where a run is at work is no part of what it is: evaluated elsewhere, it
+    # must not look for the processes that trained it.
+    config = {k: v for k, v in experiment.config.items() if k != 'distributed'}
+    resume.save_config(folder, config)
 
 
 def checkpointer(
@@ -77,6 +80,7 @@ def checkpointer(
   return checkpoint.Checkpointer(
     folder / archive.FOLDER,
     keep=loop.keep,
+    keep_every=loop.keep_every,
     best_metric=loop.best_metric or None,
   )
 
@@ -120,6 +124,9 @@ def find_step(
 ) -> int | None:
   """'' -> the newest checkpoint's step, 'best' -> the best, '500' -> 500.
 
+  A damaged newest one is passed over with a warning. With `wait` the newest is
+  not verified here, but when its weights are loaded: this is asked often.
+
   Raises:
     ValueError: there is none, unless `wait`, which returns None.
   """
@@ -128,6 +135,8 @@ def find_step(
     found = archive.best_step_in(folder)
   elif step == '':
     found = steps[-1] if steps else None
+    if steps and not wait:
+      found = archive.newest_step(folder)
   elif str(step).isdigit():
     found = int(step)
   else:

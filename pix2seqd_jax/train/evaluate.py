@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pix2seqd_jax import types
-from pix2seqd_jax.train import log, prefetch, sharding
+from pix2seqd_jax.train import distributed, log, prefetch, sharding
 
 SampleFn = Callable[[types.Params, types.Batch, types.Array], types.Raw]
 
@@ -142,7 +142,7 @@ class _Count:
     self._model, self._task = model, task
     self._on_example, self._bar = on_example, bar
     self.total = None
-    self.images = 0
+    self.images = self.skipped = 0
 
   def add(self, raw: types.Raw, batch: types.Batch) -> None:
     raw = to_host(raw)
@@ -158,6 +158,7 @@ class _Count:
         self._on_example(found, metas[i])
       self._bar.update()
     self.images += int(real.sum())
+    self.skipped += sum(bool(meta.get('skipped')) for meta in metas)
 
 
 def _count_all(ready, predict, count: _Count) -> tuple[float, int]:
@@ -169,6 +170,8 @@ def _count_all(ready, predict, count: _Count) -> tuple[float, int]:
   waiting = collections.deque()
   start, before = time.perf_counter(), 0
   for batch, inputs, keys in ready:
+    if distributed.preempted():
+      raise distributed.Preempted
     waiting.append((predict(inputs, keys), batch))
     if len(waiting) > 1:
       count.add(*waiting.popleft())
@@ -215,6 +218,7 @@ def evaluate(
 
   Raises:
     ValueError: when there is no example at all.
+    distributed.Preempted: after SIGTERM to one of several processes, in all.
   """
 
   def put(batch):
@@ -237,5 +241,10 @@ def evaluate(
       'there was no example to evaluate; check the folder and the split of '
       'the evaluation data.'
     )
+  skipped = count.skipped
+  if processes > 1:
+    skipped = sum(int(n) for n in _gather_bytes(str(skipped).encode()))
+  if skipped:  # data.on_bad_example='skip' met examples it could not use
+    results = {**results, 'skipped': skipped}
   speed = images * processes / max(seconds, 1e-9)
   return {**results, 'images_per_second': speed}

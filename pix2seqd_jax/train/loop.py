@@ -17,7 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from pix2seqd_jax import types
-from pix2seqd_jax.train import log, prefetch, sharding
+from pix2seqd_jax.train import distributed, log, prefetch, sharding
 from pix2seqd_jax.train.state import TrainState
 
 # Steps that may be under way at once: enough to hide the host, few enough that
@@ -44,8 +44,9 @@ class StopSignal:
   """Turns SIGTERM and Ctrl-C into a flag, read after each step.
 
   A second Ctrl-C aborts at once. Only the main thread can listen. With
-  several processes nothing is caught here: jax's preemption service makes all
-  of them stop at the same step, and a Ctrl-C ends them.
+  several processes nothing is caught here: `poll` asks jax's preemption
+  service, so that SIGTERM to one makes all of them stop at the same step; a
+  Ctrl-C ends them.
   """
 
   def __init__(self):
@@ -60,12 +61,21 @@ class StopSignal:
     if self._leave:
       raise _Stopped
 
+  def poll(self) -> str | None:
+    """The signal, if one came; asked as often in each of several processes."""
+    if self.name is None and distributed.preempted():
+      self.name = 'SIGTERM'
+    return self.name
+
   def call(self, function: Callable, *args) -> Any:
     """function(*args), or None where a signal came meanwhile."""
     self._leave = True
     try:
       return None if self.name else function(*args)
     except _Stopped:
+      return None
+    except distributed.Preempted:
+      self.name = 'SIGTERM'
       return None
     finally:
       self._leave = False
@@ -156,12 +166,6 @@ def _next(batches: prefetch.Prefetch, step: int):
     ) from None
 
 
-def _preempted(checkpointer: Any, step: int) -> str | None:
-  if checkpointer is not None and jax.process_count() > 1:
-    return 'preemption' if checkpointer.reached_preemption(step) else None
-  return None
-
-
 class _Every(NamedTuple):
   """Intervals in steps; see `train`."""
 
@@ -217,24 +221,32 @@ class _Run:
     self.writer.flush()
     return results
 
-  def report(self, state: TrainState, step: int, stop: StopSignal) -> bool:
-    """Evaluates and saves what is due; whether that took time.
+  def report(
+    self, state: TrainState, step: int, stop: StopSignal, reason: str | None
+  ) -> tuple[bool, str | None]:
+    """Evaluates and saves what is due.
 
     A stop is not the time to evaluate: it ends one that runs, and saves. An
     evaluation that fails costs no step of the training either.
+
+    Returns:
+      Whether that took time, and the reason to stop, if there is one now. (A
+      signal that comes later still is for the next step, which saves.)
     """
-    results, reason = None, self.reason(stop, step)
+    results = None
     if every(step, self.every.eval, self.num_steps) and reason is None:
       try:
         results = stop.call(self.evaluate, state, step)
       except Exception:
-        if self.checkpointer is not None:
+        # Of several processes one may have failed alone: the others would
+        # not come to a save.
+        if self.checkpointer is not None and jax.process_count() == 1:
           self.checkpointer.save(step, state, force=True)
           self.checkpointer.wait()
         raise
-      reason = self.reason(stop, step)
+      reason = stop.name
     if self.checkpointer is None:
-      return results is not None
+      return results is not None, reason
     by_metric = getattr(self.checkpointer, 'best_metric', None) is not None
     due = step == self.num_steps or reason is not None
     due = due or every(step, self.every.save, self.num_steps)
@@ -243,11 +255,7 @@ class _Run:
       # No checkpoint may hold a NaN: look at the steps since the last log.
       _check_finite(self.means, self.max_loss)
       self.checkpointer.save(step, state, metrics=results, force=True)
-    return due or results is not None
-
-  def reason(self, stop: StopSignal, step: int) -> str | None:
-    """Why the run is to stop after this step, if it is."""
-    return stop.name or _preempted(self.checkpointer, step)
+    return due or results is not None, reason
 
   def finish(self, step: int, reason: str | None) -> None:
     """Waits for what is being saved, and says how to go on after a stop."""
@@ -275,15 +283,17 @@ def _steps(run: _Run, state: TrainState, start: int, stop, batches, bar):
     bar.update()
     if step == start + 1:
       meter.restart()  # the first step compiles
-    last = run.num_steps if run.reason(stop, step) is None else step
-    if every(step, run.every.log, last):
+    reason = stop.poll()
+    if every(step, run.every.log, run.num_steps if reason is None else step):
       run.log(step, meter, bar)
-    if run.report(state, step, stop):
+    took_time, reason = run.report(state, step, stop, reason)
+    if took_time:
       meter.restart()
-    reason = run.reason(stop, step)
     if reason is not None or step == run.num_steps:
       run.finish(step, reason)
       break
+  if reason == 'SIGINT' and step < run.num_steps:
+    raise KeyboardInterrupt  # the caller's next lines are not to run
   return state
 
 
@@ -313,15 +323,16 @@ def train(
   argument is the position to start from. `state` is donated: gone afterwards.
   `eval_fn` and `panel_fn` (pictures by name) take (state, step). The
   checkpointer is saved to at the end and on a stop, and after each evaluation
-  if it has a best_metric. SIGTERM and Ctrl-C save and return early, with
-  state.step < num_steps; a second Ctrl-C aborts. A `ledger.Ledger` notes what
-  each step is fed. When a step is not finite, or its loss is above `max_loss`
-  (0: any), its batch is made again, and `dump_fn(step, batch)` writes it down
-  and returns where.
+  if it has a best_metric. SIGTERM saves and returns early, with state.step <
+  num_steps; Ctrl-C saves and raises KeyboardInterrupt, a second one aborts. A
+  `ledger.Ledger` notes what each step is fed. When a step is not finite, or its
+  loss is above `max_loss` (0: any), its batch is made again, and
+  `dump_fn(step, batch)` writes it down and returns where.
 
   Raises:
     NotFinite: naming the first step that was not finite, or above max_loss.
     ValueError: on negative intervals, or when the data end early.
+    KeyboardInterrupt: after Ctrl-C, when all is saved.
   """
   _check_numbers(
     num_steps=num_steps,
