@@ -124,6 +124,22 @@ def _results(total: Any, gather: Callable[[bytes], list[bytes]] | None):
   return json.loads(next((a for a in gather(answer) if a), b'{}'))
 
 
+def _check_some(results: dict[str, float]) -> None:
+  if not results:
+    raise ValueError(
+      'there was no example to evaluate; check the folder and the split of '
+      'the evaluation data.'
+    )
+
+
+def _sums(*counts: int) -> list[int]:
+  """Each number over all processes."""
+  if jax.process_count() == 1:
+    return list(counts)
+  rows = [json.loads(r) for r in _gather_bytes(json.dumps(counts).encode())]
+  return [sum(column) for column in zip(*rows, strict=True)]
+
+
 def _on_device(inputs: types.Batch, keys: types.Array, mesh: Mesh | None):
   """Inputs and keys [b] of this process, split over the mesh if any."""
   if mesh is None:
@@ -196,10 +212,9 @@ def evaluate(
 ) -> dict[str, float]:
   """Metrics of a model over host batches (this process's part of each).
 
-  For each batch: inputs_only -> device -> task.predict; for each real example:
-  model.read_out -> task.refine -> task.metrics. Padded examples (`is_real`
-  False) count nowhere. The host reads out one batch while the device samples
-  the next.
+  For each batch: inputs_only -> device -> task.predict; for each real example
+  (`is_real`): model.read_out -> task.refine -> task.metrics. The host reads out
+  one batch while the device samples the next.
 
   Args:
     model: gives read_out; `sample_fn` comes from make_sampler(model, ...).
@@ -215,6 +230,7 @@ def evaluate(
   Returns:
     the task's metrics and `images_per_second`, both over all processes; the
     speed leaves out the first batch, which compiles, if there are more.
+    `skipped` where examples were passed over (data.on_bad_example).
 
   Raises:
     ValueError: when there is no example at all.
@@ -234,17 +250,10 @@ def evaluate(
   with prefetch.Prefetch(iter(batches), put) as ready, bar:
     count = _Count(model, task, on_example, bar)
     seconds, images = _count_all(ready, predict, count)
-  processes = jax.process_count()
-  results = _results(count.total, _gather_bytes if processes > 1 else None)
-  if not results:
-    raise ValueError(
-      'there was no example to evaluate; check the folder and the split of '
-      'the evaluation data.'
-    )
-  skipped = count.skipped
-  if processes > 1:
-    skipped = sum(int(n) for n in _gather_bytes(str(skipped).encode()))
+  several = jax.process_count() > 1
+  results = _results(count.total, _gather_bytes if several else None)
+  _check_some(results)
+  images, skipped = _sums(images, count.skipped)
   if skipped:  # data.on_bad_example='skip' met examples it could not use
     results = {**results, 'skipped': skipped}
-  speed = images * processes / max(seconds, 1e-9)
-  return {**results, 'images_per_second': speed}
+  return {**results, 'images_per_second': images / max(seconds, 1e-9)}

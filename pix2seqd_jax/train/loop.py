@@ -132,12 +132,23 @@ class _Meter:
     return values
 
 
-def _check_numbers(**intervals: int) -> None:
-  for name, value in intervals.items():
+class _Every(NamedTuple):
+  """Intervals in steps; see `train`."""
+
+  log: int
+  save: int
+  eval: int
+
+
+def _check_numbers(steps: int, intervals: _Every, max_loss: float) -> None:
+  named = {f'{k}_every': v for k, v in intervals._asdict().items()}
+  for name, value in {'steps': steps, **named}.items():
     if not isinstance(value, int) or value < 0:
       raise ValueError(
         f'train.{name}={value!r} must be an integer of at least 0 (0 = never).'
       )
+  if max_loss < 0:
+    raise ValueError(f'train.max_loss={max_loss} must be >= 0 (0 = any loss).')
 
 
 def _check_finite(means: log.Means, max_loss: float = 0.0) -> None:
@@ -156,6 +167,18 @@ def _check_finite(means: log.Means, max_loss: float = 0.0) -> None:
   )
 
 
+def _with_batch(error: NotFinite, batches_from, dump_fn) -> NotFinite:
+  """The error, with where the batch of its step was written.
+
+  A batch is a function of its position: none is kept on the way.
+  """
+  if dump_fn is None or not error.step:
+    return error
+  where = dump_fn(error.step, next(batches_from(error.step - 1)))
+  message = f'{error} What the step was fed is in {where}.'
+  return NotFinite(message, error.step)
+
+
 def _next(batches: prefetch.Prefetch, step: int):
   try:
     return next(batches)
@@ -164,14 +187,6 @@ def _next(batches: prefetch.Prefetch, step: int):
       f'the training data ended before step {step}; repeat them without end, '
       'or lower train.steps.'
     ) from None
-
-
-class _Every(NamedTuple):
-  """Intervals in steps; see `train`."""
-
-  log: int
-  save: int
-  eval: int
 
 
 class _Run:
@@ -334,18 +349,11 @@ def train(
     ValueError: on negative intervals, or when the data end early.
     KeyboardInterrupt: after Ctrl-C, when all is saved.
   """
-  _check_numbers(
-    num_steps=num_steps,
-    log_every=log_every,
-    save_every=save_every,
-    eval_every=eval_every,
-  )
-  if max_loss < 0:
-    raise ValueError(f'train.max_loss={max_loss} must be >= 0 (0 = any loss).')
+  intervals = _Every(log_every, save_every, eval_every if eval_fn else 0)
+  _check_numbers(num_steps, intervals, max_loss)
   start = int(state.step)
   if start >= num_steps:
     return state
-  intervals = _Every(log_every, save_every, eval_every if eval_fn else 0)
   run = _Run(num_steps, intervals, train_step, rng, writer, max_loss)
   run.checkpointer, run.eval_fn, run.panel_fn = checkpointer, eval_fn, panel_fn
   run.ledger = ledger
@@ -362,9 +370,4 @@ def train(
     ):
       return _steps(run, state, start, stop, batches, bar)
   except NotFinite as error:
-    if dump_fn is None or not error.step:
-      raise
-    # A batch is a function of its position: none is kept on the way.
-    where = dump_fn(error.step, next(batches_from(error.step - 1)))
-    message = f'{error} What the step was fed is in {where}.'
-    raise NotFinite(message, error.step) from None
+    raise _with_batch(error, batches_from, dump_fn) from None
