@@ -26,6 +26,16 @@ ALLOWED = {
   'architectures': ('types',),
   'metrics': ('types', 'registry'),
   'pretrained': ('types', 'registry', 'architectures'),
+  # The command of that room: it builds a recipe's model to check a checkpoint
+  # against, and writes a work directory, so it stands above build and train.
+  'pretrained.__main__': (
+    'pretrained',
+    'arguments',
+    'build',
+    'workdir',
+    'train',
+    'data.categories',
+  ),
   'data': ('types', 'registry', 'encoding'),
   'models': (
     'types',
@@ -74,6 +84,8 @@ ALLOWED = {
   ),
   'commands': ('types', 'build', 'workdir', 'pipeline', 'visualize', 'train'),
   'export': ('workdir', 'visualize', 'data.writers'),
+  'arguments': ('types', 'registry', 'recipe', 'build', 'data'),
+  'convert': ('arguments', 'data'),
   'run': ('commands',),
 }
 # Slow, large or optional: imported inside the functions that need them.
@@ -147,9 +159,12 @@ def sources(folder: str = PACKAGE) -> list[pathlib.Path]:
 
 
 def room_of(path: pathlib.Path) -> str:
-  """'data' for data/files.py, 'build' for build.py."""
-  first = path.relative_to(REPO / PACKAGE).parts[0]
-  return first.removesuffix('.py')
+  """'data' for data/files.py, 'build' for build.py; a room's command, its
+  __main__.py, has a line of its own."""
+  parts = path.relative_to(REPO / PACKAGE).parts
+  if parts[-1] == '__main__.py':
+    return '.'.join(parts).removesuffix('.py')
+  return parts[0].removesuffix('.py')
 
 
 def within(name: str, module: str) -> bool:

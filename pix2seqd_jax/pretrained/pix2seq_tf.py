@@ -1,15 +1,18 @@
 """The variables of the original Pix2Seq-D (TensorFlow) <-> our names.
 
 https://github.com/google-research/pix2seq; the layouts of all arrays agree,
-only the names differ. Nothing here reads a checkpoint.
+only the names differ. Its detectors (Pix2Seq, arXiv 2109.10852) hold the same
+encoder under the same names. Nothing here reads a checkpoint: that is
+tf_checkpoint.py.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from flax import traverse_util
+
+from pix2seqd_jax.pretrained.plan import Plan, Row
 
 # Module by module, theirs and ours; # stands for the same number on both
 # sides. Their wrapper keeps an inert DropBlock at the places 2, 5 and 8.
@@ -125,6 +128,27 @@ _ROOTS = ('encoder', 'encoder_fuse', 'denoiser')
 _PREFIX = 'model/'
 _SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 
+# What can be taken: the roots of it, and the other roots that may be there.
+PARTS = {
+  'all': (_ROOTS, ()),
+  # Also of a detector: its decoder of tokens and what projects to that.
+  'encoder': (
+    ('encoder',),
+    ('encoder_fuse', 'denoiser', 'decoder', 'proj', 'proj_ln', 'proj_mlp'),
+  ),
+}
+# All that a checkpoint may hold beside its model: (regex, what it is). The
+# third and fourth are Keras' optimizer of 2023 and that of 2022.
+_BESIDE = tuple(
+  (re.compile(pattern), what)
+  for pattern, what in (
+    ('_CHECKPOINTABLE_OBJECT_GRAPH', "TensorFlow's graph of objects"),
+    ('save_counter|global_step', 'counters'),
+    ('optimizer/.+', 'state of the optimizer'),
+    (r'model/.+/\.OPTIMIZER_SLOT/optimizer/\w+', 'state of the optimizer'),
+  )
+)
+
 
 def _compile(template: str) -> re.Pattern:
   return re.compile(re.escape(template).replace(r'\#', r'(\d+)'))
@@ -177,69 +201,107 @@ def their_name(path: tuple[str, ...]) -> str | None:
   return f'{theirs}/{leaf}'
 
 
-def convert(
-  variables: Mapping[str, np.ndarray],
+def has_averages(variables: Mapping[str, Any], part: str = 'all') -> bool:
+  """Whether the averaged copies (`encoder_ema/...`) are there."""
+  averaged = tuple(f'{root}_ema/' for root in _parts(part)[0])
+  return any(n.removeprefix(_PREFIX).startswith(averaged) for n in variables)
+
+
+def _parts(part):
+  if part not in PARTS:
+    raise ValueError(f'part={part!r} must be one of {", ".join(PARTS)}.')
+  return PARTS[part]
+
+
+def plan(
+  variables: Mapping[str, Any],
   target: Mapping[str, Any] | None = None,
   *,
   ema: bool = False,
-) -> dict[str, dict[str, Any]]:
-  """The original's variables as our tree.
+  part: str = 'all',
+) -> Plan:
+  """Which variable becomes which of our parameters; reads no values.
 
   Args:
-    variables: arrays by name, with or without the checkpoint's prefix
-      'model/' and suffix '/.ATTRIBUTES/VARIABLE_VALUE'.
+    variables: anything with a shape by name, with or without the checkpoint's
+      prefix 'model/' and suffix '/.ATTRIBUTES/VARIABLE_VALUE'.
     target: the tree wanted, of anything with a shape: {'net': {'encoder',
       'merge', 'denoiser'}, 'stats': {'encoder'}}. Without one only unknown
       names are refused.
     ema: takes the averaged copies (`encoder_ema/...`) instead of the raw
-      ones. The copies that are not taken are passed over.
-
-  Returns:
-    {'net': {...}, 'stats': {...}} of NumPy arrays.
+      ones.
+    part: 'all', or 'encoder': of a Pix2Seq-D or of a detector.
 
   Raises:
     ValueError: lists every missing, extra and misshapen name.
   """
-  suffix = '_ema' if ema else ''
-  skipped = tuple(root + ('' if ema else '_ema') for root in _ROOTS)
-  flat, problems = {}, []
+  suffix, other = ('_ema', '') if ema else ('', '_ema')
+  roots, others = _parts(part)
+  wanted = [root + suffix for root in roots]
+  spare = {root + other: 'the other copies of the weights' for root in roots}
+  for root in others:
+    spare |= dict.fromkeys((root, f'{root}_ema'), 'other parts of the model')
+  rows: dict[tuple[str, ...], Row] = {}
+  passed: dict[str, int] = {}
+  problems = []
   for name, value in variables.items():
-    short = name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
-    root, _, rest = short.partition('/')
-    if root in skipped:
+    bare = name.removesuffix(_SUFFIX)
+    root, _, rest = bare.removeprefix(_PREFIX).partition('/')
+    what = _beside(bare) or spare.get(root)
+    if what:
+      passed[what] = passed.get(what, 0) + 1
       continue
     path = None
-    if root.endswith(suffix):
+    if root in wanted:
       path = our_path(f'{root.removesuffix(suffix)}/{rest}')
-    if path is None or path in flat:
+    if path is None or path in rows:
       problems.append(f'extra: {name}')
     else:
-      flat[path] = np.asarray(value)
+      rows[path] = Row(name, path, tuple(value.shape))
   if target is not None:
-    problems += _differences(flat, target)
+    problems += _differences(rows, target)
   if problems:
     copies = 'averaged' if ema else 'raw'
     raise ValueError(
       f'{len(problems)} of the {copies} variables do not fit the model; check '
-      'that model and checkpoint have the same sizes:\n  '
-      + '\n  '.join(sorted(problems))
+      'that model and checkpoint have the same sizes (of a detector only '
+      "part='encoder' can be taken):\n  " + '\n  '.join(sorted(problems))
     )
-  return traverse_util.unflatten_dict(flat)
+  return Plan(tuple(rows[path] for path in sorted(rows)), passed)
 
 
-def _differences(flat, target) -> list[str]:
+def _beside(name: str) -> str | None:
+  """What a name is that belongs to no model, or None."""
+  for pattern, what in _BESIDE:
+    if pattern.fullmatch(name):
+      return what
+  return None
+
+
+def convert(
+  variables: Mapping[str, Any],
+  target: Mapping[str, Any] | None = None,
+  *,
+  ema: bool = False,
+  part: str = 'all',
+) -> dict[str, dict[str, Any]]:
+  """The original's variables as our tree of NumPy arrays; see `plan`."""
+  return plan(variables, target, ema=ema, part=part).tree(variables)
+
+
+def _differences(rows, target) -> list[str]:
   wanted = traverse_util.flatten_dict(dict(target))
   problems = [
     f'missing: {their_name(path) or "/".join(path)}'
-    for path in wanted.keys() - flat.keys()
+    for path in wanted.keys() - rows.keys()
   ]
   problems += [
-    f'extra: {their_name(path)}' for path in flat.keys() - wanted.keys()
+    f'extra: {their_name(path)}' for path in rows.keys() - wanted.keys()
   ]
   problems += [
-    f'misshapen: {their_name(path)} is {flat[path].shape}, the model has '
+    f'misshapen: {their_name(path)} is {rows[path].shape}, the model has '
     f'{tuple(wanted[path].shape)}'
-    for path in flat.keys() & wanted.keys()
-    if flat[path].shape != tuple(wanted[path].shape)
+    for path in rows.keys() & wanted.keys()
+    if rows[path].shape != tuple(wanted[path].shape)
   ]
   return problems
