@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from pix2seqd_jax import recipe
+from pix2seqd_jax.data import bad_examples, transforms
 from pix2seqd_jax.data import pipeline as data_pipeline
-from pix2seqd_jax.data import transforms
 from pix2seqd_jax.registry import DATASETS
 from pix2seqd_jax.train import sharding
 from pix2seqd_jax.types import Batch, Category, Meta, Segment
@@ -113,6 +113,7 @@ class DataParts:
       process_count=jax.process_count(),
       num_threads=data['num_threads'],
       encode=self._encode_on_host,
+      on_bad=self._on_bad('train'),
     )
 
   def eval_batches(self, num_examples: int | None = None) -> Iterator[Batch]:
@@ -124,7 +125,22 @@ class DataParts:
       process_index=jax.process_index(),
       process_count=jax.process_count(),
       num_examples=num_examples or self.config['eval']['num_examples'] or None,
+      on_bad=self._on_bad('eval'),
     )
+
+  @functools.cached_property
+  def bad_examples(self) -> bad_examples.BadExamples:
+    """What data.on_bad_example='skip' has passed over."""
+    return bad_examples.BadExamples()
+
+  def note_bad_examples(self, folder: str | os.PathLike) -> None:
+    """Has them named in a file of this work directory, from now on."""
+    self.bad_examples.path = os.path.join(folder, bad_examples.FILE)
+
+  def _on_bad(self, split):
+    if self.config['data']['on_bad_example'] == 'raise':
+      return None
+    return functools.partial(self.bad_examples.add, split)
 
   def files_of(self, indices: Iterable[int]) -> list[str]:
     """The files of training examples."""

@@ -36,28 +36,51 @@ def hue(image, delta):
   return _to_rgb(h - np.floor(h), s, v)
 
 
-def jitter(image, strength, rng):
-  """With chance 0.8 four random changes in random order; with 0.2, gray.
+# An operation's number in a draw, its reach, and the amount without effect.
+_OPERATIONS = (
+  (brightness, 0.8, 1),
+  (contrast, 0.8, 1),
+  (saturation, 0.8, 1),
+  (hue, 0.2, 0),
+)
 
-  Each change is clipped to [0, 1]. Pix2Seq-D takes SimCLRv2's ranges:
+
+def draw(strength, rng):
+  """The random numbers of one jitter, float32 [9].
+
+  Four pairs (operation, amount), in the order in which they are done, the
+  operation -1 for none; then 1 for gray, else 0. Pix2Seq-D takes SimCLRv2's
+  chances and ranges: with chance 0.8 all four operations in random order,
   brightness, contrast and saturation times U(1 - 0.8 s, 1 + 0.8 s), hue plus
-  U(-0.2 s, 0.2 s).
+  U(-0.2 s, 0.2 s); with chance 0.2 gray.
   """
+  drawn = np.array([-1, 0] * 4 + [0], np.float32)
   if rng.random() < 0.8:
-    for name in rng.permutation(4):
-      operation, reach, middle = (
-        (brightness, 0.8, 1),
-        (contrast, 0.8, 1),
-        (saturation, 0.8, 1),
-        (hue, 0.2, 0),
-      )[name]
+    for slot, number in enumerate(rng.permutation(4)):
+      _, reach, middle = _OPERATIONS[number]
       low = middle - reach * strength
       low = max(low, 0) if middle else low
       amount = rng.uniform(low, middle + reach * strength)
+      drawn[2 * slot : 2 * slot + 2] = number, amount
+  drawn[-1] = rng.random() < 0.2
+  return drawn
+
+
+def apply(image, drawn):
+  """Does what `draw` drew to a float32 picture; each change is clipped.
+
+  `train/augment.py` does the same on the device.
+  """
+  for number, amount in drawn[:-1].reshape(4, 2):
+    if number >= 0:
+      operation, _, _ = _OPERATIONS[int(number)]
       image = np.clip(operation(image, amount), 0, 1)
-  if rng.random() < 0.2:
-    image = gray(image)
-  return image
+  return gray(image) if drawn[-1] else image
+
+
+def jitter(image, strength, rng):
+  """`draw` and `apply`."""
+  return apply(image, draw(strength, rng))
 
 
 def _to_hsv(image):

@@ -9,10 +9,11 @@ import sys
 
 import numpy as np
 
+from pix2seqd_jax.data.bad_examples import PATIENCE, is_fault
 from pix2seqd_jax.data.transforms import build_transforms
 
 # What a training batch holds, where the transforms made it.
-_ARRAYS = ('image', 'valid', 'semantic', 'instance', 'bits', 'index')
+_ARRAYS = ('image', 'valid', 'semantic', 'instance', 'bits', 'index', 'color')
 
 
 def train_batches(
@@ -27,6 +28,7 @@ def train_batches(
   num_threads=2,
   prefetch=4,
   encode=None,
+  on_bad=None,
 ):
   """An endless iterator of this process's rows of each global batch.
 
@@ -45,10 +47,15 @@ def train_batches(
       threads makes each batch when it is asked for.
     encode: optional (semantic, instance) -> float32 [h, w, k], which adds
       `bits` (data.encode='host').
+    on_bad: None raises what a reader or a transform raises. Otherwise a
+      function (index, file, error): it is told, and the row is filled by the
+      next good example of an order that depends on (seed, position) alone;
+      `skipped` int32 [b] says how many were passed over for each row.
 
   Raises:
     ValueError: when batch_size is not divisible, or the source is empty; and,
-      while iterating, what a reader or a transform raises, naming the file.
+      while iterating, what a reader or a transform raises, naming the file;
+      with `on_bad`, that not one of 100 examples could be used.
   """
   _check(source, batch_size, process_index, process_count)
   if start_step < 0 or num_threads < 0 or prefetch < 1:
@@ -59,11 +66,13 @@ def train_batches(
   import grain
 
   stream = (
-    grain.MapDataset.source(source)
+    grain.MapDataset.source(range(len(source)))
     .seed(seed)
     .shuffle()
     .repeat(None)
-    .random_map(_Finish(build_transforms(transforms), encode))
+    .random_map(
+      _Read(source, _Finish(build_transforms(transforms), encode), on_bad)
+    )
   )
   rows = _Rows(stream, batch_size, process_index, process_count)
   batches = grain.MapDataset.source(rows).batch(batch_size // process_count)
@@ -87,6 +96,7 @@ def eval_batches(
   num_examples=None,
   encode=None,
   seed=0,
+  on_bad=None,
 ):
   """This process's rows of batches that go once through the source, in order.
 
@@ -100,34 +110,113 @@ def eval_batches(
       in `train_batches`.
     num_examples: the first so many only; None for all.
     seed: of transforms that draw (an example's draws depend on its index).
+    on_bad: as in `train_batches`, but a bad example's row is is_real=False,
+      and its meta has skipped=True.
   """
   _check(source, batch_size, process_index, process_count)
   if num_examples is not None and num_examples < 1:
     raise ValueError(f'data: num_examples={num_examples} must be at least 1.')
   count = min(len(source), num_examples or len(source))
   finish = _Finish(build_transforms(transforms), encode, with_meta=True)
-  return _walk(
-    source, finish, batch_size, process_index, process_count, count, seed
-  )
+
+  def read(i):
+    return finish(source[i], np.random.default_rng((seed, i)))
+
+  rows = _Walk(source, read, count, on_bad)
+  return _walk(rows, batch_size, process_index, process_count, count)
 
 
-def _walk(source, finish, batch_size, index, processes, count, seed):
+class _Walk:
+  """Row -> its example; past the end, and for a bad one, a filling one."""
+
+  def __init__(self, source, read, count, on_bad):
+    self.source, self.read = source, read
+    self.count, self.on_bad = count, on_bad
+    self.last = None  # any example serves to fill; one at hand costs nothing
+
+  def __getitem__(self, row):
+    if row < self.count:
+      try:
+        self.last = self.read(row)
+        return self.last
+      except Exception as error:
+        if self.on_bad is None or not is_fault(error):
+          raise
+        self.on_bad(row, _file(self.source, row, error), error)
+    filling = self._filling(row)
+    meta = {**filling['meta'], 'skipped': row < self.count}
+    return filling | {'is_real': np.bool_(False), 'meta': meta}
+
+  def _filling(self, row):
+    tried = []
+    while self.last is None:
+      other = (min(row, self.count - 1) + len(tried)) % self.count
+      try:
+        self.last = self.read(other)
+      except Exception as error:
+        tried.append(error)
+        if self.on_bad is None or not is_fault(error):
+          raise
+        if len(tried) >= min(PATIENCE, self.count):
+          raise _hopeless(len(tried), error) from error
+    return self.last
+
+
+def _walk(rows, batch_size, index, processes, count):
   share = batch_size // processes
   for start in range(0, count, batch_size):
-    examples = []
-    for row in range(start + index * share, start + (index + 1) * share):
-      is_real = row < count
-      # Past the end any example serves to fill; one at hand costs nothing.
-      if is_real or not examples:
-        i = row if is_real else count - 1
-        rng = np.random.default_rng((seed, i))
-        example = finish(source[i], rng)
+    first = start + index * share
+    examples = [rows[row] for row in range(first, first + share)]
+    batch = {
+      k: np.stack([e[k] for e in examples]) for k in examples[0] if k != 'meta'
+    }
+    yield batch | {'meta': [e['meta'] for e in examples]}
+
+
+class _Read:
+  """index -> the example of a training row, or one in its stead."""
+
+  def __init__(self, source, finish, on_bad):
+    self.source, self.finish, self.on_bad = source, finish, on_bad
+
+  def __call__(self, index, rng):
+    if self.on_bad is None:
+      return self.finish(self.source[index], rng)
+    made, error = self._try(index, rng)
+    skipped = 0
+    # Drawn only where it is needed: the rows of good examples stay as they are.
+    if made is None:
+      for other in rng.permutation(len(self.source))[:PATIENCE]:
+        skipped += 1
+        made, error = self._try(int(other), rng)
+        if made is not None:
+          break
       else:
-        example = examples[-1]
-      examples.append(example | {'is_real': np.bool_(is_real)})
-    meta = [example.pop('meta') for example in examples]
-    batch = {k: np.stack([e[k] for e in examples]) for k in examples[0]}
-    yield batch | {'meta': meta}
+        raise _hopeless(skipped, error) from error
+    return made | {'skipped': np.int32(skipped)}
+
+  def _try(self, index, rng):
+    try:
+      return self.finish(self.source[index], rng), None
+    except Exception as error:
+      if not is_fault(error):
+        raise
+      self.on_bad(index, _file(self.source, index, error), error)
+      return None, error
+
+
+def _file(source, index, error):
+  """The file of a bad example, as far as its source can tell."""
+  if getattr(error, 'file', ''):
+    return error.file
+  return source.file_name(index) if hasattr(source, 'file_name') else ''
+
+
+def _hopeless(count, error):
+  return ValueError(
+    f'data: {count} examples, one after the other, could not be used; '
+    f"data.on_bad_example='skip' is for a few bad files. The last: {error}"
+  )
 
 
 class _Finish:

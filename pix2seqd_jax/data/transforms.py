@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from pix2seqd_jax.data import color
+from pix2seqd_jax.data.bad_examples import ExampleError, is_fault
 from pix2seqd_jax.data.labels import Labels
 from pix2seqd_jax.data.resize import (
   jittered_size,
@@ -116,17 +117,29 @@ class RandomFlip:
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter:
-  """SimCLRv2's colour jitter; nothing where strength is 0."""
+  """SimCLRv2's colour jitter; nothing where strength is 0.
+
+  With where='device' the host only draws, adding `color` float32 [9], and the
+  training step changes the picture (train/augment.py). That sees the picture
+  as it is at the end, so only a flip and the padding may follow.
+  """
 
   strength: float = 1.0
+  where: str = 'host'
 
   def __post_init__(self):
     if self.strength < 0:
       raise ValueError(f'color_jitter: strength={self.strength} must be >= 0.')
+    if self.where not in ('host', 'device'):
+      raise ValueError(
+        f'color_jitter: where={self.where!r} must be host or device.'
+      )
 
   def __call__(self, example, rng):
     if not self.strength:
       return example
+    if self.where == 'device':
+      return example | {'color': color.draw(self.strength, rng)}
     image = example['image']
     is_bytes = image.dtype == np.uint8
     if is_bytes:
@@ -208,9 +221,11 @@ class Compose:
       try:
         example = transform(example, rng)
       except Exception as error:
-        raise ValueError(
-          f'{example.get("file", "an example")} '
-          f'(index {example.get("index")}): {error}'
+        file = example.get('file', 'an example')
+        raise ExampleError(
+          f'{file} (index {example.get("index")}): {error}',
+          file,
+          is_fault(error),
         ) from error
     return example
 
@@ -251,4 +266,19 @@ def build_transforms(pairs):
         if field.name not in kwargs:
           raise ValueError(f'data.transforms: {name} needs {field.name!r}.')
     built.append(TRANSFORMS[name](**kwargs))
+  _check_order(built)
   return Compose(built)
+
+
+def _check_order(built):
+  """Raises ValueError where the device would see another picture."""
+  for i, transform in enumerate(built):
+    if isinstance(transform, ColorJitter) and transform.where == 'device':
+      later = built[i + 1 :]
+      again = (ScaleJitter, FixedSizeCrop, ResizeToFit, ColorJitter)
+      if any(isinstance(t, again) for t in later):
+        raise ValueError(
+          "data.transforms: color_jitter with where='device' is done last, on "
+          'the finished picture; put scale_jitter, fixed_size_crop and '
+          'resize_to_fit before it, and have it once.'
+        )

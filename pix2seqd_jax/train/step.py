@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from pix2seqd_jax import types
-from pix2seqd_jax.train import sharding, state
+from pix2seqd_jax.train import augment, sharding, state
 
 TrainStep = Callable[
   [state.TrainState, types.Batch, types.Array],
@@ -90,9 +90,11 @@ def _make_step(model, optimizer, ema_decay, ema_warmup, accumulate):
   """The function that is compiled; the arguments are make_train_step's."""
 
   def step_fn(old: state.TrainState, batch, rng):
+    batch, told = augment.prepare(batch)
     scalars, grads, stats = _accumulated(
       model, old.params, batch, rng, accumulate
     )
+    scalars = {**scalars, **told}
     net = old.params['net']
     updates, opt_state = optimizer.update(grads, old.opt_state, net)
     params = {

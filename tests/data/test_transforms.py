@@ -145,6 +145,14 @@ def test_very_long_pictures_keep_a_pixel():
     ((('scale_jitter', {}),), "scale_jitter needs 'size'"),
     ((('pad', {'size': (0, 4)}),), 'size'),
     ((('color_jitter', {'strength': -1}),), 'strength=-1'),
+    ((('color_jitter', {'where': 'moon'}),), "where='moon'"),
+    (
+      (
+        ('color_jitter', {'where': 'device'}),
+        ('fixed_size_crop', {'size': 8}),
+      ),
+      'done last',
+    ),
     (('random_flip',), r'no \(name, kwargs\) pair'),
     ((('labels', {'size': 8, 'max_instances': 4, 'counts': {}}),), 'counts'),
   ],
