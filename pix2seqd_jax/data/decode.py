@@ -11,6 +11,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # 16 bits a channel: 65535 is white.
 _SIXTEEN = ('I;16', 'I;16B', 'I;16L', 'I;16N')
 _PLAIN = ('1', 'L', 'P', 'RGB', 'RGBA', 'RGBX', 'LA', 'PA', 'La', 'RGBa')
+_LOSSLESS = ('PNG', 'BMP', 'TIFF')
+# Gray PNGs of 2 and 4 bits: Pillow stretches their values to 255.
+_STRETCHED = {2: 85, 4: 17}
 _OTHER = ('CMYK', 'YCbCr', 'HSV')
 
 
@@ -88,6 +91,34 @@ def decode_panoptic_png(data, name):
     width, height = image.size
   ids = np.frombuffer(words, '<u4') & np.uint32(0xFFFFFF)
   return ids.view(np.int32).reshape(height, width)
+
+
+def decode_label_map(data, name):
+  """The bytes of a map with one number a pixel -> int32 [h, w].
+
+  Palettes are not looked up: the index is the number.
+
+  Raises:
+    ValueError: zero bytes, cut off, lossy, or of more than one channel.
+  """
+  with _opened(data, name) as image:
+    deep = ('I',) if image.format == 'PNG' else ()
+    known = ('1', 'L', 'P', *_SIXTEEN, *deep)
+    if image.format not in _LOSSLESS or image.mode not in known:
+      raise ValueError(
+        f'{name} is a {image.format} of mode {image.mode!r}; a label map must '
+        'be a PNG (BMP, TIFF) of one channel, the number of the class.'
+      )
+    mode, kind = image.mode, image.format
+    try:
+      values = np.asarray(image).astype(np.int32)
+    except Exception as error:
+      raise ValueError(
+        f'{name} is cut off or damaged: {error}. Replace the file.'
+      ) from error
+  if mode == 'L' and kind == 'PNG' and data[24] in _STRETCHED:
+    values //= _STRETCHED[data[24]]
+  return values
 
 
 def _opened(data, name):
