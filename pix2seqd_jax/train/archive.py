@@ -16,6 +16,7 @@ from pix2seqd_jax.train import manifest
 
 FOLDER = 'checkpoints'
 FROZEN = 'frozen'
+WEIGHTS = ('params', 'ema')
 # In a step's meta: its folder is complete only with a manifest.
 SEALED = 'sealed'
 
@@ -125,7 +126,7 @@ def choose(path: pathlib.Path, step: int | str | None, ema: bool) -> int:
   steps = steps_in(path)
   chosen = best_step_in(path) if step == 'best' else step
   if step is None and steps:
-    return newest_step(path, ema)
+    return newest_step(path)
   if chosen not in steps:
     raise ValueError(
       f'{path} has no checkpoint {"" if step is None else step!r}; the steps '
@@ -147,8 +148,10 @@ def choose(path: pathlib.Path, step: int | str | None, ema: bool) -> int:
   return chosen
 
 
-def newest_step(directory: str | os.PathLike, ema: bool = True) -> int:
-  """The newest step whose weights are as written; older ones are tried.
+def newest_step(directory: str | os.PathLike) -> int:
+  """The newest step whose weights, averaged or not, are as written.
+
+  Each newer one is passed over with a warning.
 
   Raises:
     ValueError: there is none.
@@ -156,7 +159,7 @@ def newest_step(directory: str | os.PathLike, ema: bool = True) -> int:
   path, wrong = checkpoint_dir(directory), {}
   for step in steps_in(path)[::-1]:
     folder = path / str(step)
-    wrong[step] = damage(folder, (item_of(folder, ema),))
+    wrong[step] = damage(folder, WEIGHTS)
     if not wrong[step]:
       warn_unsealed(folder)
       return step
