@@ -16,9 +16,18 @@ Three stages, each started from the last (methods sheet, section 5):
 Paper, COCO val PQ at 5/10/20/50 steps: 47.5/49.4/50.3/50.2. Not reproduced
 here: the full recipe needs about 6e19 FLOP.
 
-Departures: bfloat16 arithmetic (the paper: float32); the encoder starts from
-random weights, not from the authors' Objects365 detector; the schedule of
-:pretrain_decoder is unpublished and ours is that of :lowres.
+As in the paper, :lowres may also start from the encoder of the authors'
+Objects365 detector, gs://pix2seq/obj365_pretrain/resnetc_640x640_b256_s400k
+(to read it, pip install 'pix2seqd_jax[tf]'; --dry-run shows the mapping):
+
+  python -m pix2seqd_jax.pretrained --from pix2seq-tf --part encoder \
+    --checkpoint resnetc_640x640_b256_s400k --out runs/objects365
+  --config.init_from="(('runs/objects365','encoder','encoder','exact'), \
+    ('runs/decoder','denoiser','denoiser','partial'))"
+
+Departures: bfloat16 arithmetic (the paper: float32); without that detector the
+encoder starts from random weights; the schedule of :pretrain_decoder is
+unpublished and ours is that of :lowres.
 
 Under the root: train2017/ val2017/ annotations/panoptic_{train,val}2017/
 and annotations/panoptic_{train,val}2017.json.
