@@ -156,6 +156,15 @@ class CocoPanoptic:
       'image_id': self._table.image_ids[index],
     }
 
+  def original(self, index):
+    """The bytes of the files of an example; see `panoptic_record.pack`."""
+    image, map_file = self._table.images[index], self._table.maps[index]
+    return {
+      'image': self._images.read(image, self.annotations),
+      'map': self._maps.read(map_file, self.annotations),
+      'map_file': map_file,
+    }
+
   def check(self, index, report):
     """Reports every fault of the files of an example; see `faults.Faults`."""
     table = self._table

@@ -41,6 +41,8 @@ RULES = {
   'id_not_of_category': 'the id of a segment is not one of its category',
   'no_label': 'a picture has no label map or annotation',
   'no_picture': 'a label map has no picture',
+  'unreadable_record': 'a shard of records is damaged, cut off or exchanged',
+  'bad_record': 'a record lacks a field or has a value of a wrong kind',
   'bad_example': 'the reader refuses, or makes, a wrong example',
 }
 
