@@ -48,6 +48,8 @@ ALLOWED = {
   'tasks': ('types', 'registry', 'metrics', 'encoding'),
   'train': ('types',),
   'palettes': ('types',),
+  'agreement': ('types', 'encoding'),
+  'tiles': ('types', 'encoding'),
   'visualize': ('types', 'encoding', 'palettes'),
   'build_data': ('types', 'registry', 'recipe', 'data', 'train.sharding'),
   'build': (
@@ -86,6 +88,7 @@ ALLOWED = {
   'export': ('workdir', 'visualize', 'data.writers'),
   'arguments': ('types', 'registry', 'recipe', 'build', 'data'),
   'convert': ('arguments', 'data'),
+  'verify': ('train',),
   'run': ('commands',),
 }
 # Slow, large or optional: imported inside the functions that need them.

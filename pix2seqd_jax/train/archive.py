@@ -91,10 +91,15 @@ def damage(step_dir: pathlib.Path, items: Sequence[str] = ()) -> list[str]:
   """
   if not manifest.is_sealed(step_dir):
     return []
-  wrong = manifest.faults(step_dir, items)
-  frozen = None if wrong else frozen_of(step_dir)
+  return manifest.faults(step_dir, items) or frozen_damage(step_dir)
+
+
+def frozen_damage(step_dir: pathlib.Path) -> list[str]:
+  """What is wrong with the frozen weights of a sealed step whose manifest is
+  good; none if it has none."""
+  frozen = frozen_of(step_dir)
   if frozen is None:
-    return wrong
+    return []
   wrong = [f'{FROZEN}/{line}' for line in manifest.faults(frozen)]
   digest = manifest.read(step_dir).about.get(FROZEN)
   if not wrong and manifest.read(frozen).digest != digest:

@@ -8,7 +8,6 @@ import os
 import pathlib
 import shutil
 import warnings
-from collections.abc import Iterable
 
 from pix2seqd_jax.train import archive, manifest
 
@@ -31,8 +30,7 @@ def clear(directory: pathlib.Path) -> None:
       into it.
   """
   workdir = directory.parent
-  left = [*directory.glob(_TMP), *directory.glob(f'*{_DELETING}')]
-  left += [*workdir.glob(f'{archive.FROZEN}{_TMP}'), *workdir.glob('*.part')]
+  left = [path for path in leftovers(directory) if not is_aside(path)]
   complete = archive.steps_in(directory)
   newest = complete[-1] if complete else -1
   for step in archive.folders_in(directory):
@@ -53,6 +51,19 @@ def clear(directory: pathlib.Path) -> None:
       f'{workdir}: removed what was not finished when a run ended: {names}.',
       stacklevel=2,
     )
+
+
+def leftovers(directory: pathlib.Path) -> list[pathlib.Path]:
+  """All that is in a run's folder and is no checkpoint: see `clear`."""
+  workdir = directory.parent
+  left = [*directory.glob(_TMP), *directory.glob(f'*{_DELETING}')]
+  left += [*workdir.glob(f'{archive.FROZEN}{_TMP}'), *workdir.glob('*.part')]
+  return sorted(left) + sorted(filter(is_aside, directory.glob(f'{_ASIDE}*')))
+
+
+def is_aside(path: pathlib.Path) -> bool:
+  """Whether this is a damaged step that was set aside."""
+  return path.name.removeprefix(_ASIDE).isdigit() and not path.name.isdigit()
 
 
 def _remove(path: pathlib.Path) -> None:
@@ -113,14 +124,6 @@ def prune(
     gone = directory / f'{step}{_DELETING}'
     os.rename(directory / str(step), gone)
     shutil.rmtree(gone)
-  for step in _aside(directory):
-    if steps and step <= steps[-1]:
-      shutil.rmtree(directory / f'{_ASIDE}{step}')
-
-
-def _aside(directory: pathlib.Path) -> Iterable[int]:
-  """The damaged steps that were set aside."""
-  for path in list(directory.glob(f'{_ASIDE}*')):
-    name = path.name.removeprefix(_ASIDE)
-    if name.isdigit():
-      yield int(name)
+  for path in filter(is_aside, list(directory.glob(f'{_ASIDE}*'))):
+    if steps and int(path.name.removeprefix(_ASIDE)) <= steps[-1]:
+      shutil.rmtree(path)
