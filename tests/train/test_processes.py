@@ -1,4 +1,4 @@
-"""The same loop in one process, in two, and after a kill."""
+"""The same loop in one process and in two; and when one of two is gone."""
 
 import json
 import pathlib
@@ -10,15 +10,14 @@ import time
 
 import numpy as np
 
+from pix2seqd_jax.train import ledger
+
 WORKER = pathlib.Path(__file__).parent / 'worker.py'
-
-
 STEPS = 40
 
 
 def start(workdir, count=1, pause=0.0):
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
+  with socket.create_server(('127.0.0.1', 0)) as free:
     port = free.getsockname()[1]
   return [
     subprocess.Popen(
@@ -42,34 +41,59 @@ def answers(processes):
   return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
 
 
-def killed(workdir, after):
-  """Starts a run and kills it `after` seconds after its first checkpoint."""
-  [process] = start(workdir, pause=0.05)
+def broken(workdir, number, step):
+  """Starts two, and sends a signal to the second once `step` was saved."""
+  processes = start(workdir, count=2, pause=0.05)
   deadline = time.time() + 200
-  while not (workdir / 'checkpoints' / '3').is_dir():
-    assert process.poll() is None and time.time() < deadline
+  while not (workdir / 'checkpoints' / str(step)).is_dir():
+    for process in processes:
+      assert process.poll() is None, process.communicate()[1][-3000:]
+    assert time.time() < deadline
     time.sleep(0.002)
-  time.sleep(after)
-  process.send_signal(signal.SIGKILL)
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
+  processes[1].send_signal(number)
+  return processes
 
 
-def test_two_processes_and_a_kill(tmp_path):
+def close(ours, theirs):
+  assert ours
+  theirs = [theirs[step] for step in ours]
+  np.testing.assert_allclose(list(ours.values()), theirs, rtol=2e-6)
+
+
+def test_one_process_two_and_two_that_break(tmp_path):
   [whole] = answers(start(tmp_path / 'one'))
 
   both = answers(start(tmp_path / 'two', count=2))
   assert both[0]['losses'] == both[1]['losses']
-  np.testing.assert_allclose(
-    list(whole['losses'].values()), list(both[0]['losses'].values()), rtol=2e-6
-  )
+  close(both[0]['losses'], whole['losses'])
+  assert sorted(both[0]['seen'] + both[1]['seen']) == sorted(whole['seen'])
+  assert len(whole['seen']) == len({*whole['seen']}) == 19
   for answer in both:
     assert answer['eval']['count'] == whole['eval']['count'] == 19
     np.testing.assert_allclose(
       answer['eval']['mean'], whole['eval']['mean'], rtol=1e-4
     )
 
-  killed(tmp_path / 'killed', after=0.4)
-  [resumed] = answers(start(tmp_path / 'killed'))
-  assert len(resumed['losses']) < STEPS
-  assert resumed['digest'] == whole['digest']
+  # One is killed: the other ends soon, and says why.
+  folder = tmp_path / 'broken'
+  left, killed = broken(folder, signal.SIGKILL, 6)
+  since = time.time()
+  errors = left.communicate(timeout=60)[1]
+  assert time.time() - since < 60
+  assert left.returncode == 1 and killed.wait() == -signal.SIGKILL
+  assert '[process 0] process 1 of 2 no longer answers' in errors
+  assert 'goes on from the checkpoint of step ' in errors
+
+  # One is told to stop: both save the same step, off the interval or on it.
+  stopped = answers(broken(folder, signal.SIGTERM, 12))
+  assert stopped[0]['step'] == stopped[1]['step'] < STEPS
+  assert stopped[0]['digest'] == stopped[1]['digest']
+
+  # One process goes on, with what two would have been fed.
+  [last] = answers(start(folder))
+  assert min(map(int, last['losses'])) == stopped[0]['step'] + 1
+  close(last['losses'], whole['losses'])
+  fed = ledger.read(tmp_path / 'one')
+  assert len(fed) == STEPS
+  for name in ('two', 'broken'):
+    assert not ledger.differences(ledger.read(tmp_path / name), fed)

@@ -2,7 +2,8 @@
 
 Arguments: process id, number of processes, port, working directory, steps,
 seconds to wait for each batch.
-Prints one JSON line: losses, a digest of the last state, the evaluation.
+Prints one JSON line: the last step, losses, a digest of the last state, and
+what was evaluated, unless it was stopped before its end.
 """
 
 import hashlib
@@ -20,15 +21,6 @@ os.environ['XLA_FLAGS'] = (
 )
 
 import jax  # noqa: E402
-
-if int(_COUNT) > 1:
-  jax.distributed.initialize(
-    f'127.0.0.1:{_PORT}',
-    num_processes=int(_COUNT),
-    process_id=int(_ID),
-    initialization_timeout=120,
-  )
-
 import numpy as np  # noqa: E402
 import toy  # noqa: E402
 from test_evaluate import Task, eval_batches  # noqa: E402
@@ -36,7 +28,9 @@ from test_loop import Rows  # noqa: E402
 
 from pix2seqd_jax.train import (  # noqa: E402
   checkpoint,
+  distributed,
   evaluate,
+  ledger,
   loop,
   optimizer,
   sharding,
@@ -54,6 +48,13 @@ def mine(batches):
     yield {k: v[index * size :][:size] for k, v in batch.items()}
 
 
+def numbered(batches):
+  """An index for each example of all batches."""
+  for i, batch in enumerate(batches):
+    index = i * len(batch['index']) + np.arange(len(batch['index']))
+    yield {**batch, 'index': index, 'meta': [{'index': n} for n in index]}
+
+
 def digest(tree) -> str:
   """Of all values, wherever they are."""
   whole = jax.jit(
@@ -63,10 +64,9 @@ def digest(tree) -> str:
   return hashlib.sha256(data).hexdigest()
 
 
-def main():
-  mesh = sharding.make_mesh((('data', 2), ('fsdp', 2), ('tensor', 1)))
-  rules = (('kernel$', 'fsdp'),)
-  model, rows = toy.Toy(dropout=0.2), Rows()
+def train(mesh, model, book):
+  """The last state, and what was logged."""
+  rules, rows = (('kernel$', 'fsdp'),), Rows()
   tx = optimizer.make_optimizer('adamw', 0.01, weight_decay=0.05)
   example = next(mine(toy.batches_from(0)))
   with checkpoint.Checkpointer(pathlib.Path(_WORKDIR) / 'checkpoints') as saved:
@@ -89,22 +89,44 @@ def main():
       writer=rows,
       save_every=3,
       log_every=1,
+      ledger=book(int(held.step)),
     )
-  results = evaluate.evaluate(
-    model,
-    Task(),
-    state.eval_params(held),
-    mine(eval_batches()),
-    sample_fn=evaluate.make_sampler(model, grid=None, stepper=None, mesh=mesh),
-    mesh=mesh,
-  )
+  return held, rows
+
+
+def main():
+  mesh = sharding.make_mesh((('data', 2), ('fsdp', 2), ('tensor', 1)))
+  model = toy.Toy(dropout=0.2)
+  held, rows = train(mesh, model, lambda at: ledger.Ledger(_WORKDIR, at))
   answer = {
+    'step': int(held.step),
     'losses': {i: row['loss'] for i, row in rows.scalars.items()},
     'digest': digest(held),
-    'eval': results,
   }
-  print(json.dumps(answer), flush=True)
+  if answer['step'] == int(_STEPS):
+    seen = []
+    answer['eval'] = evaluate.evaluate(
+      model,
+      Task(),
+      state.eval_params(held),
+      mine(numbered(eval_batches())),
+      sample_fn=evaluate.make_sampler(
+        model, grid=None, stepper=None, mesh=mesh
+      ),
+      mesh=mesh,
+      on_example=lambda _, meta: seen.append(int(meta['index'])),
+    )
+    answer['seen'] = seen
+  print(json.dumps(answer), file=sys.__stdout__, flush=True)
 
 
 if __name__ == '__main__':
-  main()
+  with distributed.session(
+    _WORKDIR,
+    mode='manual' if int(_COUNT) > 1 else 'off',
+    coordinator=f'127.0.0.1:{_PORT}',
+    num_processes=int(_COUNT),
+    process_id=int(_ID),
+    timeout_s=120,
+  ):
+    main()
