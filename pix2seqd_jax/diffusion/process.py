@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from pix2seqd_jax.diffusion import thresholding
+
 State = PyTree[Float[Array, 'b ...'], 'T']
 AnyState = PyTree[Float[Array, 'b ...']]
 
@@ -96,7 +98,8 @@ class Process:
   Attributes:
     schedule: one of diffusion/schedules.py.
     target: a kind of TARGETS, or one for each key of the state.
-    clip_x0: (low, high) for estimates of x_0, or None, or one for each key.
+    clip_x0: thresholding of estimates of x_0, for all or one for each key:
+      (low, high), thresholding.Dynamic(), or None.
     recompute_x1: x_1 follows from the clipped x_0, as in the reference and in
       diffusers' use_clipped_model_output; False keeps the network's own.
   """
@@ -113,10 +116,7 @@ class Process:
           f'target={kind!r} is unknown; use one of {tuple(TARGETS)}.'
         )
     for clip in _values(self.clip_x0):
-      if clip is not None and not (len(clip) == 2 and clip[0] < clip[1]):
-        raise ValueError(
-          f'clip_x0={clip!r} must be None or (low, high) with low < high.'
-        )
+      thresholding.check(clip)
 
   def moment(self, t: Any) -> Moment:
     """The schedule at t. NumPy in, float64 out; JAX in, JAX out."""
@@ -160,7 +160,7 @@ class Process:
       x_0, x_1 = _solve(kind, m, x, y)
       if clip is None:
         return x_0, x_1
-      clipped = jnp.clip(x_0, *clip)
+      clipped = thresholding.threshold(clip, x_0)
       if self.recompute_x1:
         again = (x - _wide(m.alpha, x) * clipped) / _wide(m.sigma, x)
         x_1 = jnp.where(clipped == x_0, x_1, again)

@@ -18,7 +18,14 @@ from pix2seqd_jax.diffusion.process import (
 from pix2seqd_jax.diffusion.stepping import Carry
 from pix2seqd_jax.types import Grid
 
-RETURNS = ('last_x0', 'block_x0', 'state', 'denoised')
+# What `sample` returns, for all leaves of the state or by key:
+RETURNS = (
+  'last_x0',  # the last estimate of x_0 (Pix2Seq-D)
+  'block_x0',  # the first estimate of x_0 in the last row of the plan (PDM's
+  # map, where a step of the solver makes three estimates)
+  'state',  # the x that the last step lands on
+  'denoised',  # the estimate of x_0 from that x: one more call
+)
 
 
 def sample(
@@ -31,7 +38,9 @@ def sample(
   stepper: Any,
   returns: Any = 'last_x0',
   self_condition: bool = False,
-) -> AnyState:
+  callback: Callable | None = None,
+  with_memory: bool = False,
+) -> Any:
   """Integrates from grid.now[0] (the source, as a rule) to the data.
 
   Args:
@@ -43,14 +52,13 @@ def sample(
     keys: one typed PRNG key an example, for steppers that draw noise.
     grid: times, as NumPy.
     stepper: see stepping.py.
-    returns: one setting, or one for each key of the state:
-      'last_x0', the last estimate of x_0 (Pix2Seq-D);
-      'block_x0', the first estimate of x_0 in the last step (PDM's map, where
-      a step of its solver makes three estimates);
-      'state', the x that the last step lands on;
-      'denoised', the estimate of x_0 from that x: one more call.
+    returns: one of RETURNS, or one for each key of the state.
     self_condition: `previous` is then the last estimate of x_0, zeros in the
       first call (arXiv 2208.04202, section 3.2); else None.
+    callback: called on the host after each row of the plan, in order, as
+      (step 0 .. num_steps - 1, num_steps, x, last estimate of x_0). On one
+      device only. None leaves no trace in what is compiled.
+    with_memory: returns (tree, the stepper's memory): for 'rk45', its Effort.
 
   Returns:
     A tree like x_1, in at least float32.
@@ -59,18 +67,40 @@ def sample(
     ValueError: a bad grid, a target that has no endpoints at a time of the
       grid, or an unknown `returns`; all before compilation.
   """
-  wanted = _check_returns(returns, x_1)
-  grids.check(grid)
-  process.check(stepping.times(stepper, process, grid))
-  last = np.asarray(grid.next, np.float64)[-1]
-  if 'denoised' in wanted:
-    process.check(last)
+  wanted = _check(process, x_1, grid, stepper, returns)
   x = jax.tree.map(_at_least_float32, x_1)
   dtype = jnp.result_type(*jax.tree.leaves(x))
-  parts = [
-    (part, jax.tree.map(lambda column: _device(column, dtype), rows))
-    for part, rows in stepping.plan(stepper, process, grid)
-  ]
+  predict = _predictor(denoise, process, keys, self_condition, dtype)
+  parts = _on_device(stepping.plan(stepper, process, grid), dtype)
+  zeros = jax.tree.map(jnp.zeros_like, x)
+  carry = Carry(x, zeros, stepper.init(x))
+  block_x0 = zeros if 'block_x0' in wanted else None
+  carry, block_x0 = _scan(predict, parts, carry, keys, block_x0, callback)
+
+  found = {'last_x0': carry.x_0, 'state': carry.x, 'block_x0': block_x0}
+  if 'denoised' in wanted:
+    end = _on_device(process.moment(np.asarray(grid.next)[-1]), dtype)
+    found['denoised'] = predict(carry.x, end, carry.x_0).x_0
+  leaves = [jax.tree.leaves(found[k])[i] for i, k in enumerate(wanted)]
+  state = jax.tree.unflatten(jax.tree.structure(x), leaves)
+  return (state, carry.memory) if with_memory else state
+
+
+def _check(process, x, grid, stepper, returns) -> list[str]:
+  """Raises ValueError; else what is to be returned, for each leaf."""
+  wanted = per_leaf(returns, x)
+  for setting in wanted:
+    if setting not in RETURNS:
+      raise ValueError(f'returns={setting!r} must be one of {RETURNS}.')
+  grids.check(grid)
+  process.check(stepping.times(stepper, process, grid))
+  if 'denoised' in wanted:
+    process.check(np.asarray(grid.next)[-1])
+  return wanted
+
+
+def _predictor(denoise, process, keys, self_condition, dtype):
+  """(x, moment, previous) -> Endpoints, for steppers."""
 
   def predict(x_t, moment: Moment, previous):
     t = jnp.broadcast_to(moment.t, keys.shape)
@@ -78,23 +108,16 @@ def sample(
     ends = process.endpoints(x_t, prediction.value, moment)
     return jax.tree.map(lambda e: e.astype(dtype), ends)
 
-  zeros = jax.tree.map(jnp.zeros_like, x)
-  carry = Carry(x, zeros, stepper.init(x))
-  carry, block_x0 = _scan(
-    predict, parts, carry, keys, zeros if 'block_x0' in wanted else None
-  )
-  choices = {'last_x0': carry.x_0, 'state': carry.x, 'block_x0': block_x0}
-  if 'denoised' in wanted:
-    moment = jax.tree.map(lambda m: _device(m, dtype), process.moment(last))
-    choices['denoised'] = predict(carry.x, moment, carry.x_0).x_0
-  found = [jax.tree.leaves(choices[kind]) for kind in wanted]
-  chosen = [leaves[i] for i, leaves in enumerate(found)]
-  return jax.tree.unflatten(jax.tree.structure(x), chosen)
+  return predict
 
 
-def _scan(predict, parts, carry, keys, block_x0):
+def _scan(predict, parts, carry, keys, block_x0, callback):
   """-> (carry, first estimate of the last row; None where none was given)."""
-  done = 0
+  done, total = 0, sum(stepping.num_rows(rows) for _, rows in parts)
+
+  def report(step, x, x_0):
+    callback(int(step), total, x, x_0)
+
   for part, rows in parts:
 
     def body(state, numbered, part=part):
@@ -103,11 +126,14 @@ def _scan(predict, parts, carry, keys, block_x0):
 
       def recorded(*args):
         ends = predict(*args)
-        first.append(ends.x_0)
+        if not first:
+          first.append(ends.x_0)
         return ends
 
       step_keys = noise.fold_step(keys, step)
       carry = part.step(recorded, state[0], row, step_keys)
+      if callback is not None:
+        jax.debug.callback(report, step, carry.x, carry.x_0, ordered=True)
       return (carry, None if state[1] is None else first[0]), None
 
     num_steps = stepping.num_rows(rows)
@@ -117,18 +143,16 @@ def _scan(predict, parts, carry, keys, block_x0):
   return carry, block_x0
 
 
-def _device(column, dtype):
-  return jnp.asarray(np.asarray(column), dtype)
-
-
-def _check_returns(returns, x) -> list[str]:
-  """One setting for each leaf."""
-  wanted = per_leaf(returns, x)
-  for setting in wanted:
-    if setting not in RETURNS:
-      raise ValueError(f'returns={setting!r} must be one of {RETURNS}.')
-  return wanted
-
-
 def _at_least_float32(x):
   return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _on_device(tree, dtype):
+  """float64 NumPy columns -> arrays; the parts of a plan pass through."""
+
+  def convert(leaf):
+    if isinstance(leaf, np.ndarray | np.number | float):
+      return jnp.asarray(np.asarray(leaf), dtype)
+    return leaf
+
+  return jax.tree.map(convert, tree)

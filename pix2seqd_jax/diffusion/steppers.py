@@ -12,6 +12,9 @@ import jax
 import numpy as np
 
 from pix2seqd_jax.diffusion import noise
+from pix2seqd_jax.diffusion.dormand_prince import RK45
+from pix2seqd_jax.diffusion.dpm_solver import Multistep, Singlestep
+from pix2seqd_jax.diffusion.heun import Heun
 from pix2seqd_jax.diffusion.process import Moment, Process
 from pix2seqd_jax.diffusion.stepping import Carry
 from pix2seqd_jax.types import Grid
@@ -53,17 +56,40 @@ class _OneCall:
 
 @dataclasses.dataclass(frozen=True)
 class DDIM(_OneCall):
-  """x_s = alpha(s) x_0 + sigma(s) x_1 (arXiv 2010.02502, eta = 0).
+  """x_s = alpha(s) x_0 + sigma(s) x_1 (arXiv 2010.02502, equation 12).
 
   Where s is not the next time of the network (td), the sample is cleaner than
   the network is told: arXiv 2210.06366, algorithm 2.
+
+  Attributes:
+    eta: 0, the deterministic sampler; else a share of the step's noise is
+      fresh: std = eta times that of DDPM 'small', which eta = 1 equals, and
+      sqrt(sigma(s)^2 - std^2) is left for x_1. Only for a standard normal
+      source.
   """
 
+  eta: float | int = 0.0
+
+  def __post_init__(self):
+    if not 0 <= self.eta <= 1:
+      raise ValueError(f'ddim eta={self.eta!r} must lie in [0, 1].')
+
   def tables(self, process: Process, grid: Grid) -> Rows:
-    """The rows: equation (1) at `next`."""
+    """The rows: equation (1) at `next`.
+
+    Raises:
+      ValueError: as DDPM, with eta > 0.
+    """
     now, after = process.moment(grid.now), process.moment(grid.next)
     zero = np.zeros_like(grid.now)
-    return Rows(now, zero, after.alpha, after.sigma, zero)
+    if not self.eta:
+      return Rows(now, zero, after.alpha, after.sigma, zero)
+    std = self.eta * DDPM('small').tables(process, grid).std
+    return Rows(now, zero, after.alpha, np.sqrt(after.sigma**2 - std**2), std)
+
+  def perturb(self, x: Any, row: Rows, keys: Any) -> Any:
+    """Adds the fresh share."""
+    return _add_noise(x, row, keys) if self.eta else x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +172,22 @@ class DDPM(_OneCall):
     return Rows(now, zero, after.alpha, c_1, np.sqrt(variance))
 
   def perturb(self, x: Any, row: Rows, keys: Any) -> Any:
-    """x + std noise, the noise of an example from its own key."""
-    draws = noise.noise_like(keys, x)
-    return jax.tree.map(lambda a, e: a + row.std * e, x, draws)
+    """Adds the noise of the posterior."""
+    return _add_noise(x, row, keys)
 
 
-STEPPERS = {'ddim': DDIM, 'ddpm': DDPM, 'euler': Euler}
+def _add_noise(x, row, keys):
+  """x + std noise, the noise of an example from its own key."""
+  draws = noise.noise_like(keys, x)
+  return jax.tree.map(lambda a, e: a + row.std * e, x, draws)
+
+
+STEPPERS = {
+  'ddim': DDIM,
+  'ddpm': DDPM,
+  'euler': Euler,
+  'heun': Heun,
+  'rk45': RK45,
+  'dpm_singlestep': Singlestep,
+  'dpm_multistep': Multistep,
+}

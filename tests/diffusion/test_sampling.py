@@ -1,3 +1,5 @@
+import functools
+
 import gaussian
 import jax
 import jax.numpy as jnp
@@ -36,25 +38,6 @@ def run(denoise=shrink, p=COSINE, x=None, keys=None, **kwargs):
   return jax.jit(
     lambda x, keys: sampling.sample(denoise, p, x, keys, **kwargs)
   )(x, keys)
-
-
-@pytest.mark.parametrize('stepper', ALL, ids=repr)
-@pytest.mark.parametrize('num_steps', [1, 4, 9])
-def test_the_network_is_called_once_a_step(stepper, num_steps):
-  seen = []
-
-  def denoise(x, t, previous):
-    jax.debug.callback(lambda t: seen.append(float(t[0])), t, ordered=True)
-    return shrink(x, t, previous)
-
-  grid = (
-    grids.uniform(num_steps, 1.0)
-    if num_steps > 1
-    else Grid(np.array([0.5]), np.array([0.25]))
-  )
-  run(denoise, stepper=stepper, grid=grid).block_until_ready()
-  jax.effects_barrier()
-  np.testing.assert_allclose(seen, grid.now, atol=1e-6)
 
 
 def test_the_network_is_traced_once_in_one_scan():
@@ -201,6 +184,119 @@ def test_gradients_flow_through_the_loop():
   h = 1e-2
   slope = (loss(0.5 + h) - loss(0.5 - h)) / (2 * h)
   assert float(jax.grad(loss)(0.5)) == pytest.approx(float(slope), rel=2e-2)
+
+
+def test_block_x0_is_the_first_estimate_of_the_last_row():
+  x = jnp.asarray(gaussian.normal(0, (3, 4)))
+  seen = []
+
+  def denoise(x, t, previous):
+    jax.debug.callback(lambda *a: seen.append(a), x, t, ordered=True)
+    return shrink(x, t, previous)
+
+  def check(number, **kwargs):
+    seen.clear()
+    found = run(denoise, x=x, returns='block_x0', **kwargs)
+    jax.effects_barrier()
+    wanted = shrink(*map(jnp.asarray, seen[number]), None).value
+    np.testing.assert_allclose(found, jnp.clip(wanted, -1, 1), atol=1e-6)
+
+  grid = grids.Uniform(end=0.01).make(None, 6)
+  check(3, grid=grid, stepper=steppers.Singlestep(3, blocks=(3, 3)))
+  check(-1, grid=grid)  # one call a row
+  # An inner loop: the estimate at the start of the interval.
+  check(0, grid=grids.Uniform(end=0.1).make(None, 1), stepper=steppers.RK45())
+
+
+def test_denoised_is_the_estimate_at_the_end():
+  grid = Grid(np.array([1.0, 0.8]), np.array([0.8, 0.6]))
+  state = run(grid=grid, returns='state')
+  wanted = jnp.clip(shrink(state, jnp.full(3, 0.6), None).value, -1, 1)
+  found = run(grid=grid, returns='denoised')
+  np.testing.assert_allclose(found, wanted, atol=1e-6)
+  # Its self-conditioning is the last estimate.
+  memory = lambda x, t, previous: gaussian.Prediction(0.5 * previous + 0.1)
+  found = run(memory, grid=grid, returns='denoised', self_condition=True)
+  np.testing.assert_allclose(found, 0.175, atol=1e-6)
+  # And its time is checked like the others.
+  p = process.Process(schedules.StableDiffusion(), 'x0')
+  run(p=p)
+  with pytest.raises(ValueError, match='t=0, where alpha=1'):
+    run(p=p, returns='denoised')
+
+
+class TestCallback:
+  def test_it_sees_every_step_in_order(self):
+    seen = []
+    states = [
+      run(callback=seen_by(seen)),
+      run(),
+    ]
+    jax.effects_barrier()
+    np.testing.assert_array_equal(*states)
+    assert [s[:2] for s in seen] == [(i, 6) for i in range(6)]
+    np.testing.assert_allclose(seen[-1][3], states[0], atol=1e-7)
+    for i in range(6):  # the state after step i, as a shorter grid gives it
+      short = Grid(*(side[: i + 1] for side in grids.uniform(6)))
+      state = run(grid=short, returns='state')
+      np.testing.assert_allclose(seen[i][2], state, atol=1e-5)
+
+  def test_steps_are_counted_over_all_parts(self):
+    seen = []
+    run(stepper=steppers.Heun(), callback=seen_by(seen))
+    jax.effects_barrier()
+    assert [s[:2] for s in seen] == [(i, 6) for i in range(6)]
+
+  def test_trees(self):
+    seen = []
+    p = process.Process(schedules.Cosine(), clip_x0=(-1.0, 1.0))
+    x = {'a': jnp.ones((2, 3)), 'b': jnp.ones((2, 4))}
+    run(
+      lambda x, t, previous: gaussian.Prediction(jax.tree.map(jnp.tanh, x)),
+      p=p,
+      x=x,
+      callback=seen_by(seen),
+    )
+    jax.effects_barrier()
+    assert seen[0][3]['b'].shape == (2, 4)
+
+  def test_without_one_the_program_is_a_bare_scan(self):
+    grid, stepper = grids.uniform(6), steppers.DDIM()
+
+    def bare(x, keys):
+      rows = jax.tree.map(
+        lambda c: jnp.asarray(c, jnp.float32), stepper.tables(COSINE, grid)
+      )
+
+      def body(state, numbered):
+        (x, _), (step, row) = state, numbered
+        jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        t = jnp.broadcast_to(row.now.t, keys.shape)
+        value = shrink(x, t, None).value
+        ends = COSINE.endpoints(x, value, row.now)
+        combine = lambda x, a, b: row.c_x * x + row.c_0 * a + row.c_1 * b
+        return (combine(x, *ends), ends.x_0), None
+
+      x = jnp.asarray(x, jnp.float32)
+      start = (x, jnp.zeros_like(x))
+      (_, x_0), _ = jax.lax.scan(body, start, (jnp.arange(6), rows))
+      return x_0
+
+    def ours(x, keys, **kwargs):
+      return sampling.sample(
+        shrink, COSINE, x, keys, grid=grid, stepper=stepper, **kwargs
+      )
+
+    args = jnp.zeros((2, 3)), gaussian.keys(2)
+    text = str(jax.make_jaxpr(ours)(*args))
+    assert text == str(jax.make_jaxpr(bare)(*args))
+    told = functools.partial(ours, callback=print)
+    assert 'callback' in str(jax.make_jaxpr(told)(*args))
+    assert 'callback' not in text
+
+
+def seen_by(seen):
+  return lambda *args: seen.append(args)
 
 
 def test_errors_come_before_compilation():

@@ -13,6 +13,7 @@ from pix2seqd_jax.diffusion import (
   sampling,
   schedules,
   steppers,
+  stepping,
 )
 from pix2seqd_jax.types import Grid
 
@@ -216,12 +217,26 @@ def test_ddpm_refuses_to_go_back():
 
 
 @pytest.mark.parametrize('make', steppers.STEPPERS.values())
-def test_tables_are_float64_with_a_row_a_step(make):
+def test_tables_are_float64_with_rows_of_one_length(make):
   stepper = make()
-  rows = stepper.tables(process.Process(schedules.Cosine()), grids.uniform(6))
-  for column in jax.tree.leaves(rows):
-    assert column.dtype == np.float64 and column.shape == (6,)
+  p = process.Process(schedules.Cosine())
+  for _, rows in stepping.plan(stepper, p, grids.uniform(6)):
+    for column in jax.tree.leaves(rows):
+      assert column.dtype == np.float64
+      assert column.shape[0] == stepping.num_rows(rows)
   assert dataclasses.is_dataclass(stepper) and hash(stepper) is not None
+
+
+def test_ddim_with_eta_one_is_ddpm_with_the_small_variance():
+  p = process.Process(schedules.Cosine())
+  one, other = (
+    s.tables(p, grids.uniform(7))
+    for s in (steppers.DDIM(eta=1), steppers.DDPM('small'))
+  )
+  np.testing.assert_allclose(one.std, other.std, rtol=1e-12)
+  np.testing.assert_allclose(one.c_1, other.c_1, rtol=1e-5, atol=1e-12)
+  with pytest.raises(ValueError, match=r'eta=1\.5'):
+    steppers.DDIM(1.5)
 
 
 @dataclasses.dataclass(frozen=True)
