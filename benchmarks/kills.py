@@ -1,16 +1,25 @@
-"""SIGKILL at random moments changes no byte of the end.
+"""SIGKILL at random moments: no wrong value, no lost run, nothing left over.
 
-  python -m benchmarks.kills --steps 60 --kills 5
+  python -m benchmarks.kills --num 100 --steps 60 --kills 5
 
-Runs the command line's training once unbroken, with augmentation and dropout
-on, and once more in another folder, where it is killed at --kills random
+Two parts. First --num kills of short runs of the library's loop on a network
+of one layer (see `short_runs`), half of them while a checkpoint is being
+committed, sealed or removed: every start must go on from the newest complete
+step with the unbroken run's bytes, leave no half written folder, and end with
+the unbroken run's bytes.
+
+Then the command line's training, with augmentation and dropout on: once
+unbroken, and once in another folder, where it is killed at --kills random
 moments (seeded; before the first step, in a step, while a checkpoint is being
-written, as it comes) and started again each time. Then every array of the
-last checkpoint (parameters, statistics, averages, optimizer state) must have
-the unbroken run's bytes, every step its loss, and the last evaluation its
-numbers. Exits with 1 if anything differs.
+written, as it comes) and started again each time. Every array of the last
+checkpoint (parameters, statistics, averages, optimizer state) must have the
+unbroken run's bytes, every step its loss, and the last evaluation its numbers.
+
+Exits with 1 if anything differs.
 """
 
+import json
+import os
 import pathlib
 import random
 import shutil
@@ -159,14 +168,57 @@ def compare(whole: pathlib.Path, broken: pathlib.Path, steps: int):
   return len(theirs), size, arrays, sorted(wrong)
 
 
+def short_runs(args) -> tuple[bool, list[str], dict]:
+  """The first part, in a process of its own: (passed, what to show, numbers).
+
+  Raises:
+    RuntimeError: it ended without an answer.
+  """
+  folder = args.out / 'short'
+  shutil.rmtree(folder, ignore_errors=True)
+  env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+  env.setdefault('JAX_COMPILATION_CACHE_DIR', str(common.REPO / '.cache/jax'))
+  env['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'benchmarks.short_runs'),
+      *('--num', str(args.num), '--seed', str(args.seed)),
+      *('--folder', str(folder.absolute())),
+    ],
+    cwd=common.REPO,
+    env=env,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  if done.returncode:
+    raise RuntimeError(f'benchmarks.short_runs failed; see above and {folder}')
+  found = json.loads(done.stdout.splitlines()[-1])
+  passed = not found['wrong'] and sum(found['kills'].values()) == args.num
+  rows = [[kind, number] for kind, number in found['kills'].items()]
+  left = ', '.join(
+    f'{number} {what}' for what, number in found['found'].items()
+  )
+  verdict = (
+    f'{args.num} kills of {found["runs"]} runs of {found["seconds"]:.1f} s, '
+    f'{found["starts"]} starts; kills that left a folder to clear away: '
+    f'{left}. Wrong: {len(found["wrong"])}'
+    + ''.join(f'; {text}' for text in found['wrong'][:5])
+    + '.'
+  )
+  table = common.table(('killed', 'times'), rows)
+  return passed, [table, verdict], found
+
+
 def main(argv=None) -> int:
   argv = common.arguments(argv)
   parser = common.parser(NAME, __doc__, 'configs/pix2seq_d_shapes.py:smoke')
+  parser.add_argument('--num', type=int, default=100, help='of short runs')
   parser.add_argument('--steps', type=int, default=60)
   parser.add_argument('--save_every', type=int, default=10)
   parser.add_argument('--kills', type=int, default=5)
   parser.add_argument('--seed', type=int, default=0, help='of the moments')
   args = parser.parse_args(argv)
+  survived, parts, numbers = short_runs(args) if args.num else (True, [], {})
   config = make_config(args)
   folder = args.out / 'work'
   shutil.rmtree(folder, ignore_errors=True)
@@ -197,8 +249,9 @@ def main(argv=None) -> int:
     about=f'{common.sizes(config)}, batch {config.data.batch_size}, '
     f'{args.steps} steps, saved every {args.save_every}, augmentation and '
     'dropout on',
-    parts=[common.table(columns, rows), verdict],
+    parts=[*parts, common.table(columns, rows), verdict],
     numbers={
+      'short_runs': numbers,
       'equal': equal,
       'redone': redone,
       'kills': rows,
@@ -208,7 +261,7 @@ def main(argv=None) -> int:
       'different_steps': wrong,
     },
   )
-  return int(not equal)
+  return int(not (equal and survived))
 
 
 if __name__ == '__main__':
