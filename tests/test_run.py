@@ -101,3 +101,12 @@ def test_errors_come_without_a_traceback(tmp_path):
 def test_a_wrong_key_is_refused_with_a_suggestion():
   said = failure(CONFIG, '--workdir=w', '--config.optimizer.learning_rat=1')
   assert 'learning_rat' in said and 'Did you mean "learning_rate"' in said
+
+
+def test_a_coordinator_that_is_not_there_is_named():
+  """In our words: jax alone aborts with a stack of C++."""
+  values = ('coordinator=127.0.0.1:1', 'num_processes=2', 'process_id=1')
+  flags = [f'--config.distributed.{v}' for v in (*values, 'timeout_s=1')]
+  said = failure(CONFIG, '--workdir=w', *flags)
+  assert 'process 1 of 2 did not get to the coordinator at 127.0.0.1:1' in said
+  assert 'Traceback' not in said
