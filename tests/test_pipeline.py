@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 import pix2seqd_jax
+from pix2seqd_jax import palettes, tiles
 from pix2seqd_jax import pipeline as pipeline_lib
 from pix2seqd_jax.data.coco_panoptic import CocoPanoptic
+from pix2seqd_jax.types import Segmentation
 
 
 @pytest.fixture(scope='module')
@@ -154,6 +156,120 @@ def test_predictions_are_read_back_by_our_own_reader(pipe, tmp_path):
   for path in (output / 'overlays').iterdir():
     with Image.open(path) as image:
       assert image.mode == 'RGB' and min(image.size) > 100
+
+
+def test_every_format_from_one_call(pipe, tmp_path):
+  folder, output = tmp_path / 'pictures', tmp_path / 'found'
+  folder.mkdir()
+  for name in ('000139.png', '000285.png'):
+    Image.fromarray(picture((40, 60), int(name[:6]))).save(folder / name)
+  pipe.predict(
+    [folder],
+    output,
+    formats=pipeline_lib.FORMATS,
+    palette='random',
+    steps=2,
+    num_samples=2,
+    progress=False,
+  )
+  read = CocoPanoptic(folder, output / 'panoptic', output / 'panoptic.json')
+  assert [example['image_id'] for example in read] == [139, 285]
+  colors = palettes.colors(pipe.categories, 'random')
+  results = json.loads((output / 'instances_results.json').read_text())
+  assert {r['image_id'] for r in results} <= {139, 285}
+  for name in ('000139.png', '000285.png'):
+    result = pipe.segment(folder / name, steps=2, num_samples=2)
+    with Image.open(output / 'palette' / name) as image:
+      np.testing.assert_array_equal(image, result.palette_image())
+      shown = np.asarray(image.convert('RGB'))
+    np.testing.assert_array_equal(shown, colors[result.semantic()])
+    with Image.open(output / 'labels' / name) as image:
+      np.testing.assert_array_equal(image, result.semantic('ids'))
+    with Image.open(output / 'agreement' / name) as image:
+      shares = np.asarray(image) / 255
+    np.testing.assert_allclose(shares, result.agreement, atol=1 / 255)
+    ours = [r for r in results if r['image_id'] == int(name[:6])]
+    for entry, wanted in zip(ours, result.rle(), strict=True):
+      assert entry['segmentation'] == wanted['segmentation']
+      assert entry['category_id'] == wanted['category_id']
+    assert (output / 'overlays' / name).is_file()
+    alone = tmp_path / 'alone' / name
+    result.save(alone, name, ('labels',))
+    written = sorted(p.name for p in alone.iterdir())
+    assert written == ['agreement', 'labels', 'labels.json']
+  with pytest.raises(ValueError, match="format 'png' is unknown"):
+    pipe.predict([folder], output, formats=('png',))
+
+
+def test_samples_agree_in_shares(pipe):
+  image = picture()
+  result = pipe.segment(image, steps=2, num_samples=2)
+  assert result.agreement.dtype == np.float32
+  assert result.agreement.shape == (50, 70)
+  assert set(np.unique(result.agreement).tolist()) <= {0.5, 1}
+  drawn = result.agreement_picture()
+  assert drawn.dtype == np.uint8 and drawn.shape[1] > 500
+  again = pipe.segment(image, steps=2, num_samples=2)
+  np.testing.assert_array_equal(result.agreement, again.agreement)
+  assert pipe.segment(image, steps=2).agreement is None
+  with pytest.raises(ValueError, match='one sample has no agreement'):
+    pipe.segment(image, steps=2).agreement_picture()
+  with pytest.raises(ValueError, match='num_samples=0'):
+    pipe.segment(image, num_samples=0)
+
+
+def test_a_picture_of_one_tile_is_the_picture(pipe):
+  image = picture()
+  whole, tiled = (
+    pipe.segment(image, steps=2, tile=tile) for tile in (None, (50, 80))
+  )
+  for a, b in zip(whole.segments, tiled.segments, strict=True):
+    same = whole.segmentation == a.id
+    np.testing.assert_array_equal(tiled.segmentation == b.id, same)
+    assert (a.category, pytest.approx(a.score)) == (b.category, b.score)
+
+
+class Painted:
+  """A model and its experiment that read the truth from the colours."""
+
+  def __init__(self, experiment):
+    self.categories = experiment.categories
+    self.task = experiment.task
+    self.model, self.calls = self, 0
+
+  def sample_fn(self, steps, td, num_samples):
+    def sample(params, batch, keys):
+      self.calls += 1
+      return np.zeros((num_samples, 1))
+
+    return sample
+
+  def single(self, example):
+    return {}, example
+
+  def read_out(self, raw, meta):
+    red, green = meta['image'][..., 0], meta['image'][..., 1]
+    return Segmentation(red.astype(np.int32), green.astype(np.int32))
+
+
+def test_tiles_of_a_perfect_model_give_the_truth(pipe):
+  truth = np.zeros((60, 90), np.int32)
+  truth[5:55, 10:80], truth[20:40, 30:50], truth[0:3, 0:4] = 1, 2, 3
+  thing = 1 + [c.is_thing for c in pipe.categories].index(True)
+  semantic = np.where(truth > 0, thing, 0)
+  image = np.stack([semantic, truth, truth], -1).astype(np.uint8)
+  experiment = Painted(pipe.experiment)
+  fake = pipeline_lib.Pipeline(experiment, {})
+  for num_samples in (1, 2):
+    result = fake.segment(image, tile=(25, 32), num_samples=num_samples)
+    found = [s.id for s in result.segments]
+    assert len(found) == 3 and result.segments[0].category == thing
+    for name in range(1, 4):
+      where = result.segmentation[truth == name]
+      assert (where == where[0]).all() and where[0] in found
+    assert ((result.segmentation == 0) == (truth == 0)).all()
+  assert (result.agreement == 1).all()
+  assert experiment.calls == 2 * len(tiles.windows((60, 90), (25, 32)))
 
 
 def test_an_empty_folder(pipe, tmp_path):
