@@ -9,21 +9,24 @@ import numpy as np
 
 from pix2seqd_jax.data.categories import read_json
 from pix2seqd_jax.data.decode import decode_image, decode_panoptic_png
-from pix2seqd_jax.data.faults import DataError, refuse
+from pix2seqd_jax.data.faults import DataError, decoded, refuse
 from pix2seqd_jax.data.panoptic_json import PanopticJson
 from pix2seqd_jax.data.storage import Storage
+from pix2seqd_jax.encoding.panoptic_ids import run_starts
 from pix2seqd_jax.registry import DATASETS
 from pix2seqd_jax.types import Segment
+
+_LOOKED_FOR = 100
 
 
 @DATASETS.register('coco_panoptic')
 class CocoPanoptic:
   """Pictures with panoptic maps; a `types.Source`.
 
-  Only the JSON is read at construction (and the first picture and map are
-  looked for). Class c is the c-th of the JSON's categories; the ids of a
-  picture are renumbered 1..n in the order of its annotation. Crowd segments
-  are kept with `is_crowd=True`. Examples also have `image_id`.
+  Only the JSON is read at construction (and it is seen whether any of the
+  first files is there). Class c is the c-th of the JSON's categories; the ids
+  of a picture are renumbered 1..n in the order of its annotation. Crowd
+  segments are kept with `is_crowd=True`. Examples also have `image_id`.
 
   Args:
     images: folder of pictures; a zip archive, or a folder in one, will do.
@@ -60,17 +63,18 @@ class CocoPanoptic:
       exif=exif,
       follow_links=follow_links,
     )
-    for storage, name in (
-      (self._images, self._table.images[0]),
-      (self._maps, self._table.maps[0]),
+    # One missing file is an example's fault, many are the folder's.
+    for storage, names in (
+      (self._images, self._table.images[:_LOOKED_FOR]),
+      (self._maps, self._table.maps[:_LOOKED_FOR]),
     ):
-      if not storage.has(name, self.annotations):
-        label = storage.label(name)
+      if not any(storage.has(name, self.annotations) for name in names):
+        label = storage.label(names[0])
         refuse(
           'missing_file',
           label,
-          f'{label}, named by {annotations}, does not exist; check data.images '
-          'and data.panoptic.',
+          f'{label}, named by {annotations}, does not exist, nor do others; '
+          'check data.images and data.panoptic.',
         )
 
   @classmethod
@@ -156,6 +160,10 @@ class CocoPanoptic:
       'image_id': self._table.image_ids[index],
     }
 
+  def file_name(self, index):
+    """The picture's name, where the example itself cannot be read."""
+    return self._table.images[index]
+
   def original(self, index):
     """The bytes of the files of an example; see `panoptic_record.pack`."""
     image, map_file = self._table.images[index], self._table.maps[index]
@@ -220,12 +228,16 @@ class CocoPanoptic:
   def _picture(self, index):
     name = self._table.images[index]
     data = self._images.read(name, self.annotations)
-    return decode_image(data, self._images.label(name), exif=self.exif)
+    label = self._images.label(name)
+    return decoded(
+      'unreadable_picture', decode_image, data, label, exif=self.exif
+    )
 
   def _map(self, index):
     name = self._table.maps[index]
     data = self._maps.read(name, self.annotations)
-    return decode_panoptic_png(data, self._maps.label(name))
+    label = self._maps.label(name)
+    return decoded('unreadable_map', decode_panoptic_png, data, label)
 
   def _check_sizes(self, index, image, raw, report):
     if image.shape[:2] == raw.shape:
@@ -248,7 +260,7 @@ class CocoPanoptic:
     known = self._table.ids[slice(*self._table.starts[index : index + 2])]
     flat = raw.ravel()
     # Maps are runs of equal pixels: only the runs are sorted.
-    begins = np.flatnonzero(np.diff(flat, prepend=flat[0] - 1))
+    begins = run_starts(flat)
     present, which = np.unique(flat[begins], return_inverse=True)
     order = np.argsort(known)
     found = np.searchsorted(known, present, sorter=order)

@@ -57,11 +57,11 @@ class Fault(NamedTuple):
 
 
 class DataError(ValueError):
-  """A fault as an exception; `fault` has its rule and its file."""
+  """A fault as an exception; `fault` has its rule, `file` is its file."""
 
   def __init__(self, fault: Fault):
     super().__init__(fault)
-    self.fault = fault
+    self.fault, self.file = fault, fault.file
 
   def __str__(self):
     return self.fault.message
@@ -78,6 +78,14 @@ class _Refuse:
 
 
 refuse = _Refuse()
+
+
+def decoded(rule: str, decode: Callable, data: bytes, file: str, **kwargs):
+  """decode(data, file, ...), its ValueError as a fault of the file."""
+  try:
+    return decode(data, file, **kwargs)
+  except ValueError as error:
+    raise DataError(Fault(rule, file, str(error))) from error
 
 
 class Faults:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pix2seqd_jax.data.decode import decode_image, decode_label_map
-from pix2seqd_jax.data.faults import refuse
+from pix2seqd_jax.data.faults import decoded, refuse
 from pix2seqd_jax.data.files import SUFFIXES
 from pix2seqd_jax.data.layouts import LAYOUTS, Layout, table
 from pix2seqd_jax.data.storage import Storage
@@ -125,6 +125,14 @@ class SemanticFolder:
       'file': self._names[index][0],
     }
 
+  def original(self, index):
+    """The bytes of the picture's file; see `panoptic_record.pack`."""
+    return {'image': self._images.read(self._names[index][0])}
+
+  def file_name(self, index):
+    """The picture's name, where the example itself cannot be read."""
+    return self._names[index][0]
+
   def check(self, index, report):
     """Reports every fault of the files of an example; see `faults.Faults`."""
     name, label = self._names[index]
@@ -145,7 +153,10 @@ class SemanticFolder:
   def _picture(self, index):
     name, _ = self._names[index]
     label = self._images.label(name)
-    return decode_image(self._images.read(name), label, exif=self.exif)
+    data = self._images.read(name)
+    return decoded(
+      'unreadable_picture', decode_image, data, label, exif=self.exif
+    )
 
   def _map(self, index):
     name, label = self._names[index]
@@ -153,7 +164,8 @@ class SemanticFolder:
     if not self._labels.has(label):
       picture = self._images.label(name)
       refuse('no_label', picture, f'{picture} has no label map {path}.')
-    return decode_label_map(self._labels.read(label), path)
+    data = self._labels.read(label)
+    return decoded('unreadable_map', decode_label_map, data, path)
 
   def _check_sizes(self, index, image, values, report):
     if image.shape[:2] != values.shape:

@@ -84,13 +84,16 @@ def test_reads_what_is_there(layout):
     source[2]
 
 
-def test_only_the_first_files_are_looked_for_at_construction(layout):
+def test_files_are_looked_for_at_construction_until_one_is_there(layout):
   (layout.root / 'i' / 'five.png').unlink()
   source = layout.open()
   with pytest.raises(ValueError, match=r'five\.png, named by .*a\.json, does'):
     source[1]
   assert len(layout.open(max_examples=1)) == 1
   (layout.root / 'p' / 'three_map.png').unlink()
+  with pytest.raises(ValueError, match=r'three_map\.png, named by'):
+    layout.open()[0]
+  (layout.root / 'p' / 'five_map.png').unlink()
   with pytest.raises(ValueError, match=r'three_map\.png.*check data\.images'):
     layout.open()
 
