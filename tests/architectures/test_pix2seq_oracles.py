@@ -187,12 +187,30 @@ def test_encoder_with_batch_statistics(root, networks):
   oracle = 'A/io_encoder_raw_train.npz'
   params, modules = networks('A', 'raw')
   z = oracles.load_npz(root / oracle)
-  hidden, tokens, merged, stats = jax.jit(
-    lambda image: encode(params, modules, image, train=True)
-  )(jnp.asarray(z['images']))
+  variables = {
+    'params': params['net']['encoder'],
+    'batch_stats': params['stats']['encoder'],
+  }
+
+  @jax.jit
+  def run(image):
+    (hidden, tokens), updated = modules.encoder.apply(
+      variables, image, train=True, capture_intermediates=True, mutable=True
+    )
+    merged = modules.merge.apply(
+      {'params': params['net']['merge']},
+      hidden,
+      tokens,
+      mask_size=modules.mask_size,
+    )
+    c4 = updated['intermediates']['resnet']['__call__'][0][2]
+    return hidden, c4, tokens, merged, updated['batch_stats']
+
+  hidden, c4, tokens, merged, stats = run(jnp.asarray(z['images']))
   ours = {
     'resnet_c2': hidden[0],
     'resnet_c3': hidden[1],
+    'resnet_c4': c4,
     'encoded': tokens,
     'encoded_cat': merged,
   }
@@ -311,6 +329,30 @@ def test_loss_and_gradients(root, networks):
         theirs[name],
         bound=GRADIENTS,
       )
+
+
+@pytest.mark.parametrize(
+  'file, width',
+  [('io_encoder_ema_eval', 32), ('io_decoder_ema_eval_inner', 32)],
+)
+def test_position_codes_of_the_networks(root, file, width):
+  theirs = oracles.load_npz(root / f'A/{file}.npz')['vis_pos_emb']
+  ours = positions.table_2d(4, 4, width)
+  key = 'vis_pos_emb'
+  parity.check(
+    f'pix2seq/A/{file}.npz', key, ours, theirs.reshape(ours.shape), bound=1e-6
+  )
+
+
+def test_time_embedding_of_the_denoiser(root, networks):
+  params, modules = networks('A', 'ema')
+  z = oracles.load_npz(root / 'A/io_decoder_ema_eval.npz')
+  net = modules.denoiser
+  ours = positions.TimeEmbedding(net.dim, net.time_scaling).apply(
+    {'params': params['net']['denoiser']['time']}, jnp.asarray(z['gamma'])
+  )
+  key, file = 'time_emb', 'A/io_decoder_ema_eval_inner.npz'
+  parity.check(f'pix2seq/{file}', key, ours, oracles.load_npz(root / file)[key])
 
 
 def test_position_codes(root):
