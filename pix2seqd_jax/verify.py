@@ -51,6 +51,9 @@ def verify(directory: str | os.PathLike) -> list[dict[str, Any]]:
   if (path.parent / archive.FROZEN).is_dir():
     folders.append(path.parent / archive.FROZEN)
   found = [_look(folder, path.parent) for folder in folders]
+  if manifest.is_sealed(path.parent):
+    files = manifest.states(path.parent, archive.TOLD)
+    found.append(_part('.', files, path.parent))
   for folder in sealing.leftovers(path):
     aside = sealing.is_aside(folder)
     name = str(folder.relative_to(path.parent))
@@ -61,24 +64,28 @@ def verify(directory: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _look(folder: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
   """One folder; a step also stands and falls with the frozen weights."""
-  files: dict[str, str] = {}
   is_step = folder.name != archive.FROZEN
   if manifest.is_sealed(folder):
     files = manifest.states(folder)
     if set(files.values()) == {'ok'} and is_step:
       wrong = archive.frozen_damage(folder)
       files |= dict(line.rsplit(': ', 1) for line in wrong)
-    state = 'ok' if set(files.values()) == {'ok'} else 'damaged'
-  elif is_step and not archive.is_complete(folder):
+    return _part(str(folder.relative_to(workdir)), files, folder)
+  if is_step and not archive.is_complete(folder):
     state = 'unfinished'
   else:
     state = 'unverified'
+  files = dict.fromkeys(manifest.files_in(folder), state)
+  return _part(str(folder.relative_to(workdir)), files, folder, state)
+
+
+def _part(name, files, folder, state='damaged') -> dict[str, Any]:
+  """What there is to say of a folder whose files are in these states."""
+  there = [folder / k for k in files if (folder / k).is_file()]
   return {
-    'name': str(folder.relative_to(workdir)),
-    'state': state,
-    'bytes': sum(
-      (folder / n).stat().st_size for n in manifest.files_in(folder)
-    ),
+    'name': name,
+    'state': 'ok' if set(files.values()) == {'ok'} else state,
+    'bytes': sum(path.stat().st_size for path in there),
     'files': files,
   }
 
@@ -94,7 +101,8 @@ def lines(found: Sequence[dict[str, Any]]) -> list[str]:
       text.append(f'{head} ({len(part["files"])} files, {size:.1f} MiB)')
       continue
     text.append(f'{head}, {STATES[state]}')
-    text += [f'  {k}: {v}' for k, v in part['files'].items() if v != 'ok']
+    wrong = {k: v for k, v in part['files'].items() if v not in ('ok', state)}
+    text += [f'  {name}: {what}' for name, what in wrong.items()]
   bad = sum(part['state'] != 'ok' for part in found)
   text.append(f'{len(found)} folders, {bad} of them not as written.')
   return text

@@ -11,6 +11,7 @@ from pix2seqd_jax.data import categories
 from pix2seqd_jax.train import (
   archive,
   checkpoint,
+  manifest,
   resume,
   sharding,
   state,
@@ -30,9 +31,11 @@ def load(
   """The experiment of a folder; `config` stands in for its config.json.
 
   Raises:
-    ValueError: the folder holds no run, or a run of another model.
+    ValueError: the folder holds no run, or a run of another model, or its
+      config or categories are not as the run wrote them.
   """
   folder = pathlib.Path(folder)
+  archive.check_told(folder)
   found = resume.load_config(folder)
   if found is None:
     raise ValueError(
@@ -48,13 +51,16 @@ def load(
 
 
 def save(experiment: build.Experiment, folder: pathlib.Path) -> None:
-  """Writes config.json and categories.json.
+  """Writes config.json and categories.json, and a manifest of both.
 
   Raises:
     ValueError: the folder holds a run of another model, data set, optimizer
-      or seed. What never came to a checkpoint is no run.
+      or seed, or of which these files are not as it wrote them. What never
+      came to a checkpoint is no run.
   """
   if archive.steps_in(folder):
+    if jax.process_index() == 0:
+      archive.check_told(folder)
     resume.check_resume(
       folder, experiment.config, free=_FREE, defaults=recipe.DEFAULTS
     )
@@ -65,11 +71,14 @@ def save(experiment: build.Experiment, folder: pathlib.Path) -> None:
     )
   if jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
+    # Killed in between, the run has no manifest of them until its next start.
+    (folder / manifest.FILE).unlink(missing_ok=True)
     categories.write_categories(folder / _CATEGORIES, experiment.categories)
     # Where a run is at work is no part of what it is: evaluated elsewhere, it
     # must not look for the processes that trained it.
     config = {k: v for k, v in experiment.config.items() if k != 'distributed'}
     resume.save_config(folder, config)
+    manifest.seal(folder, only=archive.TOLD)
 
 
 def checkpointer(

@@ -132,6 +132,9 @@ def test_a_checkpoint_of_another_model_is_refused(copy):
     commands.evaluate(copy, config)
   # Even where config.json itself was changed.
   resume.save_config(copy, recipe.plain(config))
+  with pytest.raises(ValueError, match=r'config\.json: .* remove .*manifest'):
+    commands.evaluate(copy)
+  (copy / 'manifest.json').unlink()
   with pytest.raises(ValueError, match=r'does not fit config\.model') as error:
     commands.evaluate(copy)
   wrong = 'self_attention/out/bias: (64,) by the config, (32,) in the checkp'

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pix2seqd_jax import verify
-from pix2seqd_jax.train import weights
+from pix2seqd_jax.train import archive, manifest, weights
 
 
 @pytest.fixture
@@ -87,3 +87,11 @@ def test_what_is_no_checkpoint_is_named(run, capsys):
 def test_a_folder_without_a_run(tmp_path, capsys):
   assert verify.main(['--workdir', str(tmp_path)]) == 2
   assert 'has no checkpoint; name the --workdir' in capsys.readouterr().err
+
+
+def test_the_config_is_looked_at_too(run, capsys):
+  (run / 'config.json').write_text('{"a": 1}')
+  manifest.seal(run, only=archive.TOLD)
+  assert states(run, capsys, 0)['.']['files']['config.json'] == 'ok'
+  (run / 'config.json').write_text('{"a": 3}')
+  assert states(run, capsys, 1)['.']['state'] == 'damaged'

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pathlib
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from pix2seqd_jax.train import manifest
 FOLDER = 'checkpoints'
 FROZEN = 'frozen'
 WEIGHTS = ('params', 'ema')
+# What a working directory's own manifest is about.
+TOLD = ('config.json', 'categories.json')
 # In a step's meta: its folder is complete only with a manifest.
 SEALED = 'sealed'
 
@@ -181,6 +184,29 @@ def newest_step(directory: str | os.PathLike) -> int:
       if wrong
       else ''
     )
+  )
+
+
+def check_told(workdir: str | os.PathLike) -> None:
+  """Refuses a config or categories that are not what the run wrote.
+
+  Where the directory has no manifest of them, there is nothing to compare.
+
+  Raises:
+    ValueError: naming them.
+  """
+  workdir = pathlib.Path(workdir)
+  for patience in (0.5, 0):
+    if not manifest.is_sealed(workdir):
+      return
+    wrong = manifest.faults(workdir, TOLD)
+    if not wrong:
+      return
+    time.sleep(patience)  # a run that starts just now writes them
+  raise ValueError(
+    f'{workdir} is not as its run wrote it ({manifest.describe(wrong)}): a bad '
+    'disk, or edited by hand. Bring it back from a copy; where the edit is '
+    f'meant, remove {workdir / manifest.FILE}.'
   )
 
 

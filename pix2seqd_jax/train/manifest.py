@@ -34,17 +34,19 @@ class Manifest(NamedTuple):
   digest: str  # of all this
 
 
-def files_in(folder: str | os.PathLike) -> list[str]:
+def files_in(folder: str | os.PathLike, only: Sequence[str] = ()) -> list[str]:
   """Relative paths of all files but the manifest, sorted.
 
-  Hidden files are a file system's own (.nfs*, .DS_Store): Orbax's OCDBT format
-  writes none.
+  `only` names files, and folders with all that is below them. Hidden files are
+  a file system's own (.nfs*, .DS_Store): Orbax's OCDBT format writes none.
   """
   folder = pathlib.Path(folder)
+  roots = [folder / name for name in only] or [folder]
   found = (
     path.relative_to(folder).as_posix()
-    for path in folder.rglob('*')
-    if not path.is_dir() and not path.name.startswith('.')
+    for root in roots
+    for path in (root.rglob('*') if root.is_dir() else (root,))
+    if path.is_file() and not path.name.startswith('.')
   )
   return sorted(name for name in found if name not in (FILE, _PART))
 
@@ -89,6 +91,7 @@ def seal(
   folder: str | os.PathLike,
   about: Mapping[str, Any] | None = None,
   threads: int = max(1, _THREADS // 2),
+  only: Sequence[str] = (),
 ) -> str:
   """Writes the manifest of a folder that is complete; returns its digest.
 
@@ -96,9 +99,10 @@ def seal(
     folder: nothing in it may change from now on.
     about: plain JSON values to be kept with it.
     threads: for hashing; the others are left to the training.
+    only: files and folders that it is about; empty is all.
   """
   folder = pathlib.Path(folder)
-  names = files_in(folder)
+  names = files_in(folder, only)
   files = {k: list(v) for k, v in _digests(folder, names, threads).items()}
   write_text(folder / FILE, _text(files, about or {}))
   return read(folder).digest
@@ -152,11 +156,12 @@ def states(
     wanted = read(folder).files
   except Damaged:
     return {FILE: 'damaged' if is_sealed(folder) else 'missing'}
-  names = sorted({*wanted, *files_in(folder)})
-  if only:
-    names = [
-      n for n in names if any(n == o or n.startswith(f'{o}/') for o in only)
-    ]
+  mine = [
+    name
+    for name in wanted
+    if not only or any(name == o or name.startswith(f'{o}/') for o in only)
+  ]
+  names = sorted({*mine, *files_in(folder, only)})
   found = _digests(folder, [n for n in names if n in wanted], threads)
   result = {FILE: 'ok'}
   for name in names:

@@ -9,6 +9,7 @@ from toy import Toy, make_batch
 from pix2seqd_jax.train import (
   archive,
   checkpoint,
+  manifest,
   optimizer,
   sharding,
   state,
@@ -220,3 +221,18 @@ def flip(path, bit=3):
   data = bytearray(path.read_bytes())
   data[len(data) // 2] ^= 1 << bit
   path.write_bytes(bytes(data))
+
+
+def test_a_config_that_changed_on_the_disk_is_refused(tmp_path):
+  archive.check_told(tmp_path)  # nothing was told
+  for name in archive.TOLD:
+    (tmp_path / name).write_text('{"a": 1}')
+  manifest.seal(tmp_path, only=archive.TOLD)
+  (tmp_path / 'other').write_text('1')
+  archive.check_told(tmp_path)
+  (tmp_path / 'config.json').write_text('{"a": 3}')
+  with pytest.raises(ValueError, match=r'config\.json: other content.* remove'):
+    archive.check_told(tmp_path)
+  (tmp_path / 'config.json').unlink()
+  with pytest.raises(ValueError, match=r'config\.json: missing'):
+    archive.check_told(tmp_path)
