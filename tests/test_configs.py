@@ -13,7 +13,13 @@ from pix2seqd_jax import build, commands, recipe, workdir
 from pix2seqd_jax.train import archive, optimizer, sharding, state, weights
 from pix2seqd_jax.types import Category
 
-NAMES = ('pix2seq_d_shapes', 'pix2seq_d_nuclei', 'pix2seq_d_coco')
+NAMES = (
+  'pix2seq_d_shapes',
+  'pix2seq_d_nuclei',
+  'pix2seq_d_coco',
+  'pix2seq_d_cityscapes',
+  'pix2seq_d_camvid',
+)
 RECIPES = tuple(
   (name, variant)
   for name in NAMES
@@ -214,6 +220,16 @@ def test_the_rules_of_init_from_in_the_recipes_exist():
   assert rules and set(rules) <= set(weights.RULES)
 
 
+def test_cityscapes_takes_over_the_weights_of_coco():
+  experiment = experiment_of(get_config('pix2seq_d_cityscapes'))
+  data = experiment.config['data']
+  assert (data['image_size'], data['mask_size']) == ((1024, 2048), (512, 1024))
+  shapes = jax.eval_shape(
+    experiment.model.init, jax.random.key(0), experiment.abstract_batch()
+  )
+  assert shapes_of(shapes) == shapes_of(coco_shapes('lowres'))
+
+
 @pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 8, 1)])
 def test_the_rules_split_the_released_networks(sizes):
   axes = tuple(zip(('data', 'fsdp', 'tensor'), sizes))
@@ -290,4 +306,10 @@ def test_coco_smoke_trains_on_real_files(shared, tmp_path):
   }
   config.data.train.update(paths)
   config.data.eval.update(paths)
+  check_smoke(config, tmp_path / 'run')
+
+
+def test_camvid_smoke_trains_on_real_files(shared, tmp_path):
+  config = short(get_config('pix2seq_d_camvid', 'smoke'))
+  config.data.root = str(shared / 'data' / 'camvid')
   check_smoke(config, tmp_path / 'run')

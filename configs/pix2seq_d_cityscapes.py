@@ -1,0 +1,133 @@
+"""Pix2Seq-D on Cityscapes panoptic, fine-tuned from COCO at one resolution.
+
+  python -m pix2seqd_jax.run --mode train --workdir runs/cityscapes \
+    --config configs/pix2seq_d_cityscapes.py \
+    --config.data.root=/data/cityscapes \
+    --config.init_from="(('runs/highres','','','exact'),)"
+
+where runs/highres is `pix2seq_d_coco.py:highres`: the networks are the same,
+94,492,480 parameters, and no weight depends on the size of the picture or on
+the classes. `:smoke` shrinks it. Before a first run:
+
+  python -m pix2seqd_jax.validate --config configs/pix2seq_d_cityscapes.py \
+    --config.data.root=/data/cityscapes
+
+Pictures 1024 x 2048, masks 512 x 1024 (arXiv 2210.06366, whose numbers and
+hyper-parameters for Cityscapes stand in an appendix that the methods sheet,
+section 5, lacks). Expected: no number of ours, it was not trained here.
+
+Departures: batch, learning rate, transforms and noise are those of COCO's
+high-resolution stage and the number of epochs is a guess, since they are
+unpublished; bfloat16 arithmetic (the paper: float32).
+
+Under the root: leftImg8bit/{train,val}/CITY/ and, written by the benchmark's
+createPanopticImgs script, gtFine/cityscapes_panoptic_{train,val}/ and
+gtFine/cityscapes_panoptic_{train,val}.json. Zip archives will do, as in
+--config.data.train.images=leftImg8bit_trainvaltest.zip/leftImg8bit/train.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from pix2seqd_jax import recipe
+
+VARIANTS = ('smoke',)
+TRAIN_EXAMPLES = 2975
+EPOCHS, BATCH_SIZE = 100, 16
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  chosen = common.variants(arg, VARIANTS)
+  config = ConfigDict()
+  config.seed = 0
+
+  config.data = ConfigDict(
+    {
+      'name': 'cityscapes_panoptic',
+      'root': 'data/cityscapes',
+      'source': {'official': True},
+      'train': {
+        'images': 'leftImg8bit/train',
+        'panoptic': 'gtFine/cityscapes_panoptic_train',
+        'annotations': 'gtFine/cityscapes_panoptic_train.json',
+      },
+      'eval': {
+        'images': 'leftImg8bit/val',
+        'panoptic': 'gtFine/cityscapes_panoptic_val',
+        'annotations': 'gtFine/cityscapes_panoptic_val.json',
+      },
+      'num_classes': 19,
+      'max_instances': 101,
+      'image_size': (1024, 2048),
+      'mask_size': (512, 1024),
+      'id_order': 'random',
+      'name_stuff': False,
+      'encode': 'device',
+      'train_transforms': (
+        ('scale_jitter', {'scale': (1.0, 1.0)}),
+        ('fixed_size_crop', {}),
+        ('random_flip', {}),
+        ('pad', {}),
+      ),
+      'eval_transforms': (('resize_to_fit', {}), ('pad', {})),
+      'batch_size': BATCH_SIZE,
+      'num_threads': 16,
+    }
+  )
+
+  config.model = ConfigDict(
+    {
+      'name': 'pix2seq_d',
+      **common.released_nets(),
+      'schedule': ('cosine', {}),
+      'class_bits': 8,
+      'instance_bits': 8,
+      'bits_kind': 'binary',
+      'scale': 0.1,
+      'conditional': 'cat+attn',
+      'loss_kind': 'softmax',
+      'loss_weight': 0.2,
+      'mask_impossible': False,
+      'self_condition_rate': 0.0,
+      'dtype': 'bfloat16',
+      'remat': True,
+    }
+  )
+  config.task = ConfigDict(
+    {
+      'name': 'panoptic',
+      'min_pixels': 80,
+      'merge_stuff': True,
+      'split_things': False,
+    }
+  )
+  config.sample = ConfigDict(
+    {
+      'steps': 20,
+      'td': 2.0,
+      'stepper': 'ddim',
+      'stepper_args': {},
+      'seed': 0,
+    }
+  )
+  config.optimizer = common.adamw(1e-5, warmup_steps=0, ema_warmup=False)
+  config.train = ConfigDict(
+    {
+      'steps': TRAIN_EXAMPLES * EPOCHS // BATCH_SIZE + 1,
+      'log_every': 100,
+      'save_every': 1000,
+      'eval_every': 2000,
+      'keep': 3,
+      'best_metric': 'pq',
+      'num_panels': 8,
+    }
+  )
+  config.eval = ConfigDict(
+    {'batch_size': 16, 'num_examples': 0, 'use_ema': True}
+  )
+
+  config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
+  config.shard_rules = common.fsdp_rules()
+  config.init_from = ()
+  config = recipe.complete(config)
+  return common.smoke(config) if 'smoke' in chosen else config
