@@ -220,11 +220,13 @@ def predict(
   output: str | os.PathLike = '',
   config: ml_collections.ConfigDict | None = None,
   step: str | int = '',
+  formats: Sequence[str] = ('panoptic', 'overlay'),
+  **kwargs,
 ) -> pathlib.Path:
-  """Pictures -> COCO panoptic PNG + JSON and overlays; see Pipeline.predict.
+  """Pictures -> files of some formats; see Pipeline.predict for all arguments.
 
   Raises:
-    ValueError: there is no picture, or one cannot be read.
+    ValueError: there is no picture, one cannot be read, or no such format.
   """
   if not inputs:
     raise ValueError('--inputs is empty; name a picture or a folder of them.')
@@ -232,6 +234,7 @@ def predict(
   pipe = pipeline.Pipeline.from_pretrained(
     folder, step=step or None, config=config
   )
-  where = pipe.predict(inputs, output or folder / 'predictions')
-  print(f'Wrote {where}/panoptic.json, {where}/panoptic/, {where}/overlays/.')
+  output = output or folder / 'predictions'
+  where = pipe.predict(inputs, output, formats=formats, **kwargs)
+  print(f'Wrote {where}/: {", ".join(formats)}.')
   return where

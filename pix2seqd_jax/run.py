@@ -41,6 +41,12 @@ _INPUTS = flags.DEFINE_multi_string(
 _OUTPUT = flags.DEFINE_string(
   'output', '', 'predict: where to write; empty: WORKDIR/predictions.'
 )
+_FORMATS = flags.DEFINE_list(
+  'formats', 'panoptic,overlay', 'predict: these, rle, labels, palette.'
+)
+_TILE = flags.DEFINE_integer(
+  'tile', 0, 'predict: cut pictures into tiles of so many pixels; 0: whole.'
+)
 
 
 def main(argv):
@@ -63,6 +69,8 @@ def main(argv):
         output=_OUTPUT.value,
         config=config,
         step=_STEP.value,
+        formats=_FORMATS.value,
+        tile=_TILE.value or None,
       )
   except KeyboardInterrupt:
     sys.exit(_INTERRUPTED)

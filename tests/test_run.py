@@ -72,7 +72,12 @@ def test_eval_takes_the_config_of_the_folder():
 def test_predict_takes_several_inputs():
   found = call('--workdir=w', '--mode=predict', '--inputs=a', '--inputs=b')
   kwargs = {'output': '', 'config': None, 'step': ''}
-  assert found == ['predict', ['w', ['a', 'b']], kwargs]
+  usual = {'formats': ['panoptic', 'overlay'], 'tile': None}
+  assert found == ['predict', ['w', ['a', 'b']], kwargs | usual]
+  found = call(
+    '--workdir=w', '--mode=predict', '--formats=rle,labels', '--tile=9'
+  )
+  assert found[2] == kwargs | {'formats': ['rle', 'labels'], 'tile': 9}
 
 
 def failure(*arguments):
