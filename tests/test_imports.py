@@ -92,6 +92,14 @@ ALLOWED = {
   'export': ('workdir', 'visualize', 'data.writers'),
   'arguments': ('types', 'registry', 'recipe', 'build', 'data'),
   'convert': ('arguments', 'data'),
+  'validate': (
+    'registry',
+    'recipe',
+    'hints',
+    'arguments',
+    'build_data',
+    'data',
+  ),
   'verify': ('train',),
   'run': ('commands',),
 }

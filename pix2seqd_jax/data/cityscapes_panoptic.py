@@ -124,11 +124,11 @@ class CityscapesPanoptic(CocoPanoptic):
     panoptic,
     annotations,
     *,
-    split='',
-    official=True,
-    max_examples=None,
-    exif=True,
-    follow_links=False,
+    split: str = '',
+    official: bool = True,
+    max_examples: int | None = None,
+    exif: bool = True,
+    follow_links: bool = False,
   ):
     self._choose(annotations, split, official)
     super().__init__(
@@ -147,8 +147,8 @@ class CityscapesPanoptic(CocoPanoptic):
     panoptic,
     annotations,
     *,
-    split='',
-    official=True,
+    split: str = '',
+    official: bool = True,
     **kw,
   ):
     if report is not refuse:  # `examine` passes the constructor by

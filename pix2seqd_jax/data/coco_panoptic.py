@@ -50,9 +50,9 @@ class CocoPanoptic:
     panoptic,
     annotations,
     *,
-    max_examples=None,
-    exif=True,
-    follow_links=False,
+    max_examples: int | None = None,
+    exif: bool = True,
+    follow_links: bool = False,
   ):
     self._open(
       refuse,
@@ -98,9 +98,9 @@ class CocoPanoptic:
     panoptic,
     annotations,
     *,
-    max_examples=None,
-    exif=True,
-    follow_links=False,
+    max_examples: int | None = None,
+    exif: bool = True,
+    follow_links: bool = False,
   ):
     if max_examples is not None and max_examples < 1:
       refuse(

@@ -46,15 +46,15 @@ class SemanticFolder:
     images,
     labels,
     *,
-    layout='plain',
-    classes=(),
-    first=0,
-    void=(255,),
-    image_ending=None,
-    label_ending=None,
-    max_examples=None,
-    exif=True,
-    follow_links=False,
+    layout: str = 'plain',
+    classes: tuple[str, ...] = (),
+    first: int = 0,
+    void: tuple[int, ...] = (255,),
+    image_ending: str | None = None,
+    label_ending: str | None = None,
+    max_examples: int | None = None,
+    exif: bool = True,
+    follow_links: bool = False,
   ):
     chosen = _layout(layout, classes, first, void)
     if image_ending is not None:
@@ -201,7 +201,7 @@ class SemanticFolder:
 
 def _layout(layout, classes, first, void):
   if layout == 'plain':
-    names = [classes] if isinstance(classes, str) else list(classes)
+    names = list(classes)
     if not names:
       _bad("layout='plain' needs classes, the names in order of their numbers.")
     numbers = range(first, first + len(names))

@@ -259,6 +259,8 @@ class Storage:
 
 def split_archive(path) -> tuple[pathlib.Path, str | None]:
   """'a/b.zip/c/d' -> ('a/b.zip', 'c/d'); a plain path -> (path, None)."""
+  if not isinstance(path, str | os.PathLike):
+    refuse('bad_argument', path, f'data: {path!r} is no path.')
   path = pathlib.Path(path)
   for parent in (path, *path.parents):
     if parent.is_file():
