@@ -8,11 +8,14 @@ import numpy as np
 import oracles
 import parity
 import pytest
+from flax import traverse_util
 
 from pix2seqd_jax.diffusion import grids, steppers
 from pix2seqd_jax.models.pix2seq_d import CONDITIONALS, LOSSES, Pix2SeqD
+from pix2seqd_jax.pretrained import pix2seq_tf
 from pix2seqd_jax.types import inputs_only
 
+STATISTICS = 5e-6  # see tests/train/test_step_oracles.py
 TINY = {
   'num_classes': 5,
   'max_instances': 8,
@@ -80,10 +83,10 @@ def test_loss_is_the_originals(original, key, kind, p):
     x_0, weight = model.target(params, batch, None)
     return model.loss_at(
       params, batch, encoded, x_0, x_1, t, weight, train=train, rng=k_drop
-    ), (x_0, weight)
+    ), (x_0, weight, encoded.stats)
 
   with jax.default_matmul_precision('highest'):
-    found, (x_0, weight) = loss(
+    found, (x_0, weight, stats) = loss(
       params[kind], batch, jnp.asarray(z['eps']), jnp.asarray(z['t'])
     )
   oracle = 'pix2seq/A/io_loss.npz through the model'
@@ -91,6 +94,15 @@ def test_loss_is_the_originals(original, key, kind, p):
   parity.check(oracle, 'bits', x_0, z['bits'], bound=1e-7)
   if p == 0.2:
     parity.check(oracle, 'mask_weight', weight, z['mask_weight'])
+  if key == 'loss_train':
+    flat = traverse_util.flatten_dict({'stats': stats})
+    named = {
+      f'bn_after/{pix2seq_tf.their_name(path)}': leaf
+      for path, leaf in flat.items()
+    }
+    assert set(named) == {k for k in z if k.startswith('bn_after/')}
+    for name, leaf in named.items():
+      parity.check(oracle, name, leaf, z[name], bound=STATISTICS)
 
 
 def test_decode_is_the_originals(shared, original):
