@@ -15,7 +15,13 @@ from pix2seqd_jax import data as data_room
 from pix2seqd_jax import models as models_room
 from pix2seqd_jax import tasks as tasks_room
 from pix2seqd_jax.data import bad_examples
-from pix2seqd_jax.diffusion import grids, steppers
+from pix2seqd_jax.diffusion import (
+  grids,
+  guidance,
+  sampling,
+  steppers,
+  stepping,
+)
 from pix2seqd_jax.registry import MODELS, TASKS, did_you_mean
 from pix2seqd_jax.train import (
   evaluate,
@@ -211,32 +217,38 @@ class Experiment(build_data.DataParts):
   def grid(self, steps: int | None = None, td: float | None = None) -> Grid:
     """The times of sampling; arguments override the config's."""
     config = self.config['sample']
-    grid = grids.uniform(
+    maker = self._sampling_part('grid', grids.GRIDS)
+    grid = maker.make(
+      self.model.process,
       config['steps'] if steps is None else steps,
-      td=config['td'] if td is None else td,
+      config['td'] if td is None else td,
     )
-    self.model.process.check(grid.now)
+    stepping.check(self.stepper, self.model.process, grid)
     return grid
 
   @property
   def stepper(self):
-    config = self.config['sample']
-    known = steppers.STEPPERS
-    if config['stepper'] not in known:
-      raise ValueError(
-        f'sample.stepper={config["stepper"]!r} is unknown.'
-        f'{did_you_mean(config["stepper"], known)} Known: {", ".join(known)}.'
-      )
-    return recipe.construct(
-      'sample.stepper_args', known[config['stepper']], config['stepper_args']
-    )
+    return self._sampling_part('stepper', steppers.STEPPERS)
 
-  def sample_fn(self, steps=None, td=None, num_samples=1, mesh=None):
+  def _sampling_part(self, key, known):
+    """known[sample.KEY](**sample.KEY_args)."""
+    name, kwargs = (self.config['sample'][k] for k in (key, f'{key}_args'))
+    if name not in known:
+      raise ValueError(
+        f'sample.{key}={name!r} is unknown.{did_you_mean(name, known)} '
+        f'Known: {", ".join(known)}.'
+      )
+    return recipe.construct(f'sample.{key}_args', known[name], kwargs)
+
+  def sample_fn(
+    self, steps=None, td=None, num_samples=1, mesh=None, callback=None
+  ):
     """(params, inputs, keys) -> Raw, compiled once a shape and steps.
 
-    `mesh` splits the answers like the batch; None is for one device.
+    `mesh` splits the answers like the batch; None is for one device. For
+    `callback` see diffusion.sampling.sample.
     """
-    key = (steps, td, num_samples, mesh)
+    key = (steps, td, num_samples, mesh, callback)
     if key not in self._samplers:
       self._samplers[key] = evaluate.make_sampler(
         self.model,
@@ -244,8 +256,19 @@ class Experiment(build_data.DataParts):
         stepper=self.stepper,
         num_samples=num_samples,
         mesh=mesh,
+        **self._sampling_options(callback),
       )
     return self._samplers[key]
+
+  def _sampling_options(self, callback=None):
+    """What model.sample is told beyond its defaults."""
+    config = self.config['sample']
+    sampling.check_options(config['guidance'], config['returns'])
+    options = {'callback': callback, 'returns': config['returns']}
+    options = {k: v for k, v in options.items() if v}
+    if config['guidance'] != 1:
+      options['guidance'] = config['guidance']
+    return options
 
   @property
   def sample_seed(self) -> int:
@@ -283,6 +306,10 @@ class Experiment(build_data.DataParts):
     """Builds what can be wrong, before anything is written or compiled."""
     _ = self.mesh, self.model, self.task, self.optimizer, self.stepper
     self.grid()
+    if 'guidance' in self._sampling_options():
+      args = self.abstract_state.params, self.abstract_batch(), None
+      encoded = jax.eval_shape(self.model.encode, *args)
+      guidance.check_null(encoded.null, self.config['sample']['guidance'])
     for split in ('train', 'eval'):
       self.check_transforms(split)
       self.source(split)

@@ -16,7 +16,12 @@ from pix2seqd_jax.registry import did_you_mean
 # overridden on the command line; so does a config.json of before they existed.
 DEFAULTS: dict[str, dict[str, Any]] = {
   'data': {'on_bad_example': 'raise'},
-  'sample': {},
+  'sample': {
+    'grid': 'uniform',
+    'grid_args': {},
+    'guidance': 1.0,  # 1 is the condition alone; PDM's gamma is one less
+    'returns': '',  # empty: what the model says
+  },
   'train': {'keep_every': 0, 'ledger': False, 'max_loss': 0.0},
   # Which process this is of how many: see train/places.py.
   'distributed': {

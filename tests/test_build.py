@@ -71,6 +71,23 @@ WRONG = {
     "'resize_to_fill', which is unknown. Did you mean 'resize_to_fit'",
   ),
   'the stepper': ({'sample__stepper': 'eular'}, "'eular' is unknown.*'euler'"),
+  'the grid': ({'sample__grid': 'unifrom'}, "'unifrom' is unknown.*'uniform'"),
+  'a key of the grid': (
+    {'sample__grid_args': {'ende': 0.1}},
+    r"sample\.grid_args\.ende is unknown to Uniform.*'end'",
+  ),
+  'a grid that leaves gaps': (
+    {'sample__stepper': 'dpm_multistep'},
+    r'set sample\.td=0',
+  ),
+  'guidance without a null': (
+    {'sample__guidance': 2.0},
+    r'sample\.guidance=2\.0 needs .*set it to 1\.0',
+  ),
+  'what is returned': (
+    {'sample__returns': 'x0'},
+    r"sample\.returns='x0' must be one of",
+  ),
   'the schedule of noise': (
     {'model__schedule': ('cosin', {})},
     r"model\.schedule='cosin' is unknown.*'cosine'",

@@ -1,6 +1,6 @@
 """The one sampling loop: a lax.scan over the rows of each part of a stepper."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from pix2seqd_jax.diffusion import grids, noise, stepping
+from pix2seqd_jax.diffusion import noise, stepping
 from pix2seqd_jax.diffusion.process import (
   AnyState,
   Moment,
@@ -86,14 +86,30 @@ def sample(
   return (state, carry.memory) if with_memory else state
 
 
+def check_options(guidance: Any, returns: Any) -> None:
+  """Raises ValueError for values that no model can be sampled with."""
+  number = isinstance(guidance, int | float) and not isinstance(guidance, bool)
+  if not (number and abs(guidance) < float('inf')):
+    raise ValueError(
+      f'sample.guidance={guidance!r} must be a finite number; 1.0 is the '
+      'condition alone.'
+    )
+  settings = returns.values() if isinstance(returns, Mapping) else [returns]
+  for setting in settings:
+    if setting not in ('', *RETURNS):
+      raise ValueError(
+        f'sample.returns={returns!r} must be one of {RETURNS}, or empty for '
+        "the model's own."
+      )
+
+
 def _check(process, x, grid, stepper, returns) -> list[str]:
   """Raises ValueError; else what is to be returned, for each leaf."""
   wanted = per_leaf(returns, x)
   for setting in wanted:
     if setting not in RETURNS:
       raise ValueError(f'returns={setting!r} must be one of {RETURNS}.')
-  grids.check(grid)
-  process.check(stepping.times(stepper, process, grid))
+  stepping.check(stepper, process, grid)
   if 'denoised' in wanted:
     process.check(np.asarray(grid.next)[-1])
   return wanted

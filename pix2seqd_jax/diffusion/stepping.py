@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from pix2seqd_jax.diffusion import grids
 from pix2seqd_jax.diffusion.process import Process
 from pix2seqd_jax.types import Grid
 
@@ -60,6 +61,13 @@ def times(stepper: Any, process: Process, grid: Grid) -> np.ndarray:
   if hasattr(stepper, 'times'):
     return np.asarray(stepper.times(process, grid), np.float64)
   return np.asarray(grid.now, np.float64)
+
+
+def check(stepper: Any, process: Process, grid: Grid) -> None:
+  """Raises ValueError for a stepper that cannot cross a grid on a process."""
+  grids.check(grid)
+  process.check(times(stepper, process, grid))
+  plan(stepper, process, grid)
 
 
 def evaluations(stepper: Any, process: Process, grid: Grid) -> int:

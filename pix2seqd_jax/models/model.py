@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pix2seqd_jax.diffusion import guidance as guidance_lib
 from pix2seqd_jax.diffusion import process as process_lib
 from pix2seqd_jax.diffusion import sampling, times
 from pix2seqd_jax.types import (
@@ -30,14 +31,14 @@ class DiffusionModel(abc.ABC):
 
   A subclass is a frozen dataclass with a `process` and the four blanks, and
   may set `self_condition_rate` (the share of examples that are trained with a
-  first estimate of x_0 beside x_t), `returns` (what the sampler hands back)
+  first estimate of x_0 beside x_t), `returns` (see sampling.RETURNS)
   and `loss` (when it is not the squared error of the regression target).
   """
 
   process: process_lib.Process
   times: Any = times.Uniform()
   self_condition_rate: float = 0.0
-  returns: str = 'last_x0'
+  returns: Any = 'last_x0'
 
   @abc.abstractmethod
   def encode(
@@ -169,6 +170,9 @@ class DiffusionModel(abc.ABC):
     grid: Grid,
     stepper: Any,
     num_samples: int = 1,
+    guidance: float | int = 1.0,
+    returns: Any = None,
+    callback: Any = None,
   ) -> State:
     """Samples x_0 for each example; labels are neither needed nor read.
 
@@ -181,6 +185,12 @@ class DiffusionModel(abc.ABC):
       stepper: one of diffusion.steppers.
       num_samples: samples of each example; with n > 1 the leading axis of
         the result is [b * n], the samples of an example side by side.
+      guidance: scale of classifier-free guidance; see diffusion.guidance.
+      returns: in place of the model's own; see sampling.RETURNS.
+      callback: after each step; see sampling.sample.
+
+    Raises:
+      ValueError: as sampling.sample, or guidance of a model without a null.
     """
     encoded = self.encode(params, batch, None, train=False)
     if num_samples > 1:
@@ -189,26 +199,38 @@ class DiffusionModel(abc.ABC):
     k_steps = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
     x_1 = self.source(params, batch, encoded, k_source)
 
-    def denoise(x_t, t, previous):
-      return self.denoise(params, x_t, t, encoded.condition, previous=previous)
+    def denoise(x_t, t, condition, previous):
+      return self.denoise(params, x_t, t, condition, previous=previous)
 
     return sampling.sample(
-      denoise,
+      guidance_lib.guide(denoise, encoded.condition, encoded.null, guidance),
       self.process,
       x_1,
       k_steps,
       grid=grid,
       stepper=stepper,
-      returns=self.returns,
+      returns=self.returns if returns is None else returns,
+      callback=callback,
       self_condition=self.self_condition_rate > 0,
     )
 
 
 def _repeat(encoded, keys, num_samples):
   """Every example n times, side by side, with keys of its own."""
-  condition = jax.tree.map(
-    lambda leaf: jnp.repeat(leaf, num_samples, axis=0), encoded.condition
+
+  def repeat(tree):
+    return jax.tree.map(
+      lambda leaf: (
+        leaf
+        if leaf.shape[0] == 1 != keys.shape[0]  # one null for all
+        else jnp.repeat(leaf, num_samples, axis=0)
+      ),
+      tree,
+    )
+
+  encoded = encoded._replace(
+    condition=repeat(encoded.condition), null=repeat(encoded.null)
   )
   fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
   keys = jax.vmap(fold, in_axes=(0, None))(keys, jnp.arange(num_samples))
-  return encoded._replace(condition=condition), keys.reshape(-1)
+  return encoded, keys.reshape(-1)

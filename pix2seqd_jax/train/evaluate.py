@@ -28,11 +28,13 @@ def make_sampler(
   stepper: Any,
   num_samples: int = 1,
   mesh: Mesh | None = None,
+  **options: Any,
 ) -> SampleFn:
   """(params, batch, keys) -> Raw: model.sample, then model.decode, in one jit.
 
   Compiled once for each shape of the batch. Parameters keep their shardings;
-  with a mesh, the raw answers are split like the batch.
+  with a mesh, the raw answers are split like the batch. `options` are further
+  arguments of model.sample (guidance, returns, callback).
   """
 
   def sample_and_decode(params, batch, keys):
@@ -43,6 +45,7 @@ def make_sampler(
       grid=grid,
       stepper=stepper,
       num_samples=num_samples,
+      **options,
     )
     return model.decode(params, x_0, batch)
 
