@@ -3,12 +3,12 @@
 Unknown keys are refused: a key that nothing reads is a typing error.
 """
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
+from pix2seqd_jax import hints
 from pix2seqd_jax.registry import did_you_mean
 
 # How a run is operated, section by section: the same for every recipe unless
@@ -33,68 +33,76 @@ DEFAULTS: dict[str, dict[str, Any]] = {
   },
 }
 
-# Every other key of a config: these a recipe must give.
-KEYS = {
-  'config': (
-    'seed',
-    'data',
-    'model',
-    'task',
-    'sample',
-    'optimizer',
-    'train',
-    'eval',
-    'mesh',
-    'shard_rules',
-    'init_from',
-  ),
-  'data': (
-    'name',
-    'root',
-    'source',
-    'train',
-    'eval',
-    'num_classes',
-    'max_instances',
-    'image_size',
-    'mask_size',
-    'id_order',
-    'name_stuff',
-    'encode',
-    'train_transforms',
-    'eval_transforms',
-    'batch_size',
-    'num_threads',
-  ),
-  'sample': ('steps', 'td', 'stepper', 'stepper_args', 'seed'),
-  'optimizer': (
-    'name',
-    'learning_rate',
-    'schedule',
-    'warmup_steps',
-    'end_factor',
-    'b1',
-    'b2',
-    'eps',
-    'weight_decay',
-    'decay_mask',
-    'clip_norm',
-    'groups',
-    'freeze',
-    'accumulate',
-    'ema_decay',
-    'ema_warmup',
-  ),
-  'train': (
-    'steps',
-    'log_every',
-    'save_every',
-    'eval_every',
-    'keep',
-    'best_metric',
-    'num_panels',
-  ),
-  'eval': ('batch_size', 'num_examples', 'use_ema'),
+# Every other key of a config, and its type: these a recipe must give.
+_SIZE = tuple[int, int]
+_NAMED = tuple[tuple[str, Mapping], ...]  # (name, keyword arguments), in order
+KEYS: dict[str, dict[str, Any]] = {
+  'config': {
+    'seed': int,
+    'data': Mapping,
+    'model': Mapping,
+    'task': Mapping,
+    'sample': Mapping,
+    'optimizer': Mapping,
+    'train': Mapping,
+    'eval': Mapping,
+    'mesh': tuple[tuple[str, int], ...],
+    'shard_rules': tuple[tuple[str, Any], ...],
+    'init_from': tuple[tuple[str, str, str, str], ...],
+  },
+  'data': {
+    'name': str,
+    'root': str,
+    'source': Mapping,
+    'train': Mapping,
+    'eval': Mapping,
+    'num_classes': int,
+    'max_instances': int,
+    'image_size': _SIZE,
+    'mask_size': _SIZE,
+    'id_order': str,
+    'name_stuff': bool,
+    'encode': str,
+    'train_transforms': _NAMED,
+    'eval_transforms': _NAMED,
+    'batch_size': int,
+    'num_threads': int,
+  },
+  'sample': {
+    'steps': int,
+    'td': float,
+    'stepper': str,
+    'stepper_args': Mapping,
+    'seed': int,
+  },
+  'optimizer': {
+    'name': str,
+    'learning_rate': float,
+    'schedule': str,
+    'warmup_steps': int,
+    'end_factor': float,
+    'b1': float,
+    'b2': float,
+    'eps': float,
+    'weight_decay': float,
+    'decay_mask': str,
+    'clip_norm': float | None,
+    'groups': tuple,
+    'freeze': tuple[str, ...],
+    'accumulate': int,
+    'ema_decay': float,
+    'ema_warmup': bool,
+  },
+  'train': {
+    'steps': int,
+    'log_every': int,
+    'save_every': int,
+    'eval_every': int,
+    'keep': int,
+    'best_metric': str,
+    'num_panels': int,
+  },
+  'eval': {'batch_size': int, 'num_examples': int, 'use_ema': bool},
 }
 
 
@@ -103,6 +111,8 @@ def complete(config):
   for section, defaults in DEFAULTS.items():
     if section not in config:
       config[section] = {}
+    if not hasattr(config[section], 'keys'):
+      continue  # check_keys tells of it
     for key, value in defaults.items():
       if key not in config[section]:
         config[section][key] = value
@@ -131,10 +141,13 @@ def plain(value):
   return value
 
 
-def check_keys(section: str, found: Mapping[str, Any], optional=()):
-  known = (*KEYS.get(section, ()), *DEFAULTS.get(section, ()))
+def check_keys(section: str, found: Any) -> None:
+  """Raises ValueError for unknown, missing or mistyped keys of a section."""
+  hints.check_value(f'config.{section}', found, Mapping)
+  known = {k: type(v) for k, v in DEFAULTS.get(section, {}).items()}
   if section == 'config':
-    known = (*known, *(s for s in DEFAULTS if s not in known))
+    known = dict.fromkeys(DEFAULTS, Mapping)
+  known = {**KEYS.get(section, {}), **known}
   for key in found:
     if key not in known:
       where = key if section == 'config' else f'{section}.{key}'
@@ -142,34 +155,15 @@ def check_keys(section: str, found: Mapping[str, Any], optional=()):
         f'config.{where} is unknown.{did_you_mean(key, known)} '
         f'Known in {section}: {", ".join(known)}.'
       )
-  missing = [k for k in known if k not in found and k not in optional]
+  missing = [k for k in known if k not in found]
   if missing:
     raise ValueError(f'config: {section} lacks {", ".join(missing)}.')
+  for key, hint in known.items():
+    where = key if section == 'config' else f'{section}.{key}'
+    hints.check_value(f'config.{where}', found[key], hint)
 
 
 def construct(kind: str, entry, kwargs: Mapping[str, Any]):
   """entry(**kwargs), with an error that names the key that does not fit."""
-  check_arguments(kind, entry, kwargs)
+  hints.check_arguments(f'config.{kind}', entry, kwargs)
   return entry(**kwargs)
-
-
-def check_arguments(kind: str, entry, kwargs: Mapping[str, Any]) -> None:
-  """Raises ValueError where `entry` cannot be called with `kwargs`."""
-  parameters = inspect.signature(entry).parameters
-  for key in kwargs:
-    if key not in parameters:
-      raise ValueError(
-        f'config.{kind}.{key} is unknown to {entry.__name__}.'
-        f'{did_you_mean(key, parameters)} Known: {", ".join(parameters)}.'
-      )
-  missing = [
-    k
-    for k, p in parameters.items()
-    if p.default is inspect.Parameter.empty
-    and k not in kwargs
-    and p.kind is not inspect.Parameter.VAR_KEYWORD
-  ]
-  if missing:
-    raise ValueError(
-      f'config.{kind} lacks {", ".join(missing)}, which {entry.__name__} needs.'
-    )

@@ -20,7 +20,8 @@ ALLOWED = {
   '__init__': (),
   'types': (),
   'registry': (),
-  'recipe': ('registry',),
+  'hints': ('registry',),
+  'recipe': ('registry', 'hints'),
   'encoding': ('types',),
   'diffusion': ('types',),
   'architectures': ('types',),
@@ -40,6 +41,7 @@ ALLOWED = {
   'models': (
     'types',
     'registry',
+    'hints',
     'architectures',
     'diffusion',
     'encoding',

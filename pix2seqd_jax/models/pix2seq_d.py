@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from pix2seqd_jax import hints
 from pix2seqd_jax.architectures import pyramid, resnet_transformer, transunet
 from pix2seqd_jax.diffusion import noise, schedules, weights
 from pix2seqd_jax.diffusion import process as process_lib
@@ -106,7 +107,9 @@ class Pix2SeqD(model_lib.DiffusionModel):
       ('merge', pyramid.TopDownMerge, self.merge),
       ('denoiser', transunet.TransUNet, self.denoiser),
     ):
-      _check_names(f'model.{key}', entry, kwargs)
+      hints.check_arguments(
+        f'model.{key}', entry, kwargs, skip=_SET_BY_MODEL
+      )
     if not self.scale > 0:
       raise ValueError(f'model.scale={self.scale} must be above 0.')
     _ = self.codes, self.process  # they check their own arguments
@@ -382,18 +385,3 @@ class Pix2SeqD(model_lib.DiffusionModel):
       ],
       -1,
     )
-
-
-def _check_names(where, entry, kwargs):
-  """Raises ValueError for an argument that a part of the model has not."""
-  known = [
-    field.name
-    for field in dataclasses.fields(entry)
-    if field.init and field.name not in _SET_BY_MODEL
-  ]
-  for name in kwargs:
-    if name not in known:
-      raise ValueError(
-        f'{where}.{name} is unknown to {entry.__name__}.'
-        f'{did_you_mean(name, known)} Known: {", ".join(known)}.'
-      )
