@@ -100,24 +100,27 @@ class Checkpointer:
     self.best_metric = best_metric
     self.best_mode = best_mode
     self._keep, self._keep_every = keep, keep_every
-    self._manager = self._open()
-    self._known = set(archive.steps_in(self.directory))
     self._frozen_done = False
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'seal')
     self._sealing: dict[int, concurrent.futures.Future] = {}
-
-  def _open(self):
-    import orbax.checkpoint as ocp
-
     _quiet()
     if jax.process_index() == 0:
       self.directory.mkdir(parents=True, exist_ok=True)
       sealing.clear(self.directory)
     _barrier('checkpoints cleared')
-    # What stays is our choice, made after the new step is sealed; and of old
-    # steps nothing is read that has not been verified.
+    self._open()
+
+  def _open(self) -> None:
+    """A manager that knows the steps there are by their names alone.
+
+    Its `reload` would read the metadata of each, damaged ones included. And
+    which ones stay is our choice, made after the new step is sealed.
+    """
+    import orbax.checkpoint as ocp
+
     options = ocp.CheckpointManagerOptions(lightweight_initialize=True)
-    return ocp.CheckpointManager(self.directory, options=options)
+    self._manager = ocp.CheckpointManager(self.directory, options=options)
+    self._known = set(archive.steps_in(self.directory))
 
   def save(
     self,
@@ -272,8 +275,8 @@ class Checkpointer:
       raise error or ValueError(
         f'{self.directory} has no checkpoint to restore: see process 0.'
       )
-    self._manager.reload()
-    self._known = set(archive.steps_in(self.directory))
+    self._manager.close()
+    self._open()
     return found
 
   def _verified(self, step: int | None) -> int:

@@ -168,6 +168,15 @@ def test_a_damaged_newest_step_is_passed_over(
   assert (copy / 'unreadable-2').is_dir()
 
 
+def test_an_older_damaged_step_is_nobodys_business(copy, cube, capfd):
+  (copy / '1' / '_CHECKPOINT_METADATA').write_text('[1]')
+  with checkpoint.Checkpointer(copy) as saved:
+    found = saved.restore(abstract(cube, frozen=True))
+    assert int(found.step) == 1 and saved.save(3, found)  # 2's was one more
+  assert archive.steps_in(copy) == [1, 2, 3]
+  assert not any(capfd.readouterr())
+
+
 def test_a_damaged_step_stays_until_the_run_is_there_again(copy, cube):
   flip(some_file(copy / '2'))
   with checkpoint.Checkpointer(copy) as saved:
