@@ -83,7 +83,8 @@ class Labels:
     else:
       names[self._ordered(rest, ids, areas)] = free[: len(rest)]
     classes = np.where(names > 0, classes, 0)
-    return example | {'semantic': classes[ids], 'instance': names[ids]}
+    semantic, instance = classes.take(ids), names.take(ids)
+    return example | {'semantic': semantic, 'instance': instance}
 
   def _largest(self, shown, areas, file):
     room = self.max_instances - 1

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 
+from pix2seqd_jax.data import decode
 from pix2seqd_jax.data.bad_examples import PATIENCE, is_fault
 from pix2seqd_jax.data.transforms import build_transforms
 
@@ -65,6 +66,7 @@ def train_batches(
     )
   import grain
 
+  decode.keep_memory()
   stream = (
     grain.MapDataset.source(range(len(source)))
     .seed(seed)

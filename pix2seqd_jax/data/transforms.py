@@ -14,6 +14,8 @@ from pix2seqd_jax.data import color
 from pix2seqd_jax.data.bad_examples import ExampleError, is_fault
 from pix2seqd_jax.data.labels import Labels
 from pix2seqd_jax.data.resize import (
+  check_backend,
+  flip,
   jittered_size,
   resize_image,
   size_that_fits,
@@ -33,11 +35,21 @@ def _check_size(transform):
   object.__setattr__(transform, 'size', tuple(int(n) for n in size))
 
 
-def _resized(example, size, method):
-  return example | {
-    'image': resize_image(example['image'], size, method),
-    'ids': resize_nearest(example['ids'], size),
-  }
+_WHOLE = (slice(None), slice(None))
+
+
+def _resized(example, size, how, window=_WHOLE, mirror=False):
+  """Resized to `size`, of which only the window is made, or its mirror."""
+  image = resize_image(
+    example['image'],
+    size,
+    how.method,
+    window=window,
+    mirror=mirror,
+    backend=how.backend,
+  )
+  ids = resize_nearest(example['ids'], size, window)
+  return example | {'image': image, 'ids': ids[:, ::-1] if mirror else ids}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +59,11 @@ class ScaleJitter:
   size: tuple[int, int]
   scale: tuple[float, float] = (1.0, 1.0)
   method: str = 'bilinear'
+  backend: str = 'pillow'
 
   def __post_init__(self):
     _check_size(self)
+    check_backend(self.backend)
     low, high = self.scale
     if not 0 < low <= high:
       raise ValueError(
@@ -61,11 +75,14 @@ class ScaleJitter:
         f'scale_jitter: method={self.method!r} must be bilinear or bicubic.'
       )
 
-  def __call__(self, example, rng):
+  def draw(self, shape, rng):
+    """The new size of a picture of this shape."""
     low, high = self.scale
     scale = low + (high - low) * rng.random()
-    size = jittered_size(example['ids'].shape, self.size, scale)
-    return _resized(example, size, self.method)
+    return jittered_size(shape, self.size, scale)
+
+  def __call__(self, example, rng):
+    return _resized(example, self.draw(example['ids'].shape, rng), self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,17 +99,23 @@ class FixedSizeCrop:
   def __post_init__(self):
     _check_size(self)
 
-  def __call__(self, example, rng):
-    ids = example['ids']
-    room = [max(n - m, 0) for n, m in zip(ids.shape, self.size)]
+  def draw(self, shape, rng):
+    """The window out of a picture of this shape."""
+    room = [max(n - m, 0) for n, m in zip(shape, self.size)]
     first = rng.random()
     second = rng.random() if self.independent else first
     # float32, as the original multiplies.
     top, left = (
       int(np.float32(r) * np.float32(u)) for r, u in zip(room, (first, second))
     )
-    part = np.s_[top : top + self.size[0], left : left + self.size[1]]
-    return example | {'image': example['image'][part], 'ids': ids[part]}
+    return np.s_[top : top + self.size[0], left : left + self.size[1]]
+
+  def __call__(self, example, rng):
+    part = self.draw(example['ids'].shape, rng)
+    return example | {
+      'image': example['image'][part],
+      'ids': example['ids'][part],
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +128,36 @@ class RandomFlip:
     if not 0 <= self.chance <= 1:
       raise ValueError(f'random_flip: chance={self.chance} must lie in [0, 1].')
 
+  def draw(self, rng):
+    """Whether to mirror; the original does at the upper end of the draw."""
+    return not rng.random() < 1 - self.chance
+
   def __call__(self, example, rng):
-    # The original mirrors at the upper end of the draw.
-    if rng.random() < 1 - self.chance:
+    if not self.draw(rng):
       return example
     return example | {
-      'image': example['image'][:, ::-1],
+      'image': flip(example['image']),
       'ids': example['ids'][:, ::-1],
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Geometry:
+  """A jitter with the crop, and the flip if any, right behind it, at once.
+
+  What the crop leaves out is never made. The draws are those of one after the
+  other.
+  """
+
+  jitter: ScaleJitter
+  crop: FixedSizeCrop
+  flip: RandomFlip | None = None
+
+  def __call__(self, example, rng):
+    size = self.jitter.draw(example['ids'].shape, rng)
+    window = self.crop.draw(size, rng)
+    mirror = self.flip is not None and self.flip.draw(rng)
+    return _resized(example, size, self.jitter, window, mirror)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,12 +201,15 @@ class ResizeToFit:
 
   size: tuple[int, int]
   method: str = 'bilinear'
+  backend: str = 'pillow'
 
-  __post_init__ = _check_size
+  def __post_init__(self):
+    _check_size(self)
+    check_backend(self.backend)
 
   def __call__(self, example, rng):
     size = size_that_fits(example['ids'].shape, self.size)
-    return _resized(example, size, self.method)
+    return _resized(example, size, self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +232,8 @@ class Pad:
         f'pad: the picture is {h} x {w}, larger than size={self.size}; put '
         'fixed_size_crop or resize_to_fit before pad.'
       )
+    if (h, w) == self.size:
+      return example | {'valid': np.ones(self.size, bool), 'unpadded': (h, w)}
     image = example['image']
     padded = np.full((*self.size, image.shape[-1]), self.fill, image.dtype)
     padded[:h, :w] = image
@@ -210,11 +260,29 @@ TRANSFORMS = {
 }
 
 
+def _joined(transforms):
+  """See `_Geometry`."""
+  joined = []
+  for transform in transforms:
+    last = joined[-1] if joined else None
+    if isinstance(transform, FixedSizeCrop) and isinstance(last, ScaleJitter):
+      joined[-1] = _Geometry(last, transform)
+    elif (
+      isinstance(transform, RandomFlip)
+      and isinstance(last, _Geometry)
+      and last.flip is None
+    ):
+      joined[-1] = _Geometry(last.jitter, last.crop, transform)
+    else:
+      joined.append(transform)
+  return joined
+
+
 class Compose:
   """Transforms in order. An error names the file that it came from."""
 
   def __init__(self, transforms):
-    self.transforms = tuple(transforms)
+    self.transforms = tuple(_joined(transforms))
 
   def __call__(self, example, rng):
     for transform in self.transforms:

@@ -108,13 +108,15 @@ def run_starts(
 
 
 def resize_nearest(
-  values: Shaped[np.ndarray, 'h w *c'], size: tuple[int, int]
+  values: Shaped[np.ndarray, 'h w *c'],
+  size: tuple[int, int],
+  window: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> Shaped[np.ndarray, 'h2 w2 *c']:
   """Nearest neighbour with half-pixel centres: i -> floor((i + .5) in / out).
 
   So halving keeps the pixels 1, 3, 5, ... In whole numbers, hence exact for
   every size (TensorFlow's float32 may fall one short where the quotient is
-  whole).
+  whole). Of the result only `window` is made.
   """
   for axis, new in enumerate(size):
     if new < 1 or values.shape[axis] < 1:
@@ -123,12 +125,13 @@ def resize_nearest(
         'be at least 1.'
       )
   if tuple(values.shape[:2]) == tuple(size):
-    return values
+    return values[window]
   rows, columns = (
-    (2 * np.arange(new) + 1) * old // (2 * new)
-    for old, new in zip(values.shape[:2], size)
+    (2 * np.arange(new)[part] + 1) * old // (2 * new)
+    for old, new, part in zip(values.shape[:2], size, window)
   )
-  return values[rows[:, None], columns]
+  # One axis after the other is three times as fast as both at once.
+  return values.take(rows, 0).take(columns, 1)
 
 
 def majority_class(
