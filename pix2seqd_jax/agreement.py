@@ -74,11 +74,13 @@ def _rank(ids, segments):
   found, areas, which = panoptic_ids.ranks(np.asarray(ids))
   named = {segment.id: segment.category for segment in segments}
   classes = [named.get(name, 0) for name in found.tolist()]
+  # One byte a pixel, as a rule: there is one such map for every sample.
+  which = which.astype(np.min_scalar_type(len(areas)))
   return _Ranked(which, areas, np.array(classes, int))
 
 
 def _pairs(a, b):
-  return a.which * np.int32(len(b.areas)) + b.which
+  return a.which.astype(np.int32) * np.int32(len(b.areas)) + b.which
 
 
 def _count(a, b):
