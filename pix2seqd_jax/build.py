@@ -10,11 +10,10 @@ from typing import NamedTuple
 import jax
 import ml_collections
 
-from pix2seqd_jax import build_data, recipe
+from pix2seqd_jax import build_data, numbers, recipe
 from pix2seqd_jax import data as data_room
 from pix2seqd_jax import models as models_room
 from pix2seqd_jax import tasks as tasks_room
-from pix2seqd_jax.data import bad_examples
 from pix2seqd_jax.diffusion import (
   grids,
   guidance,
@@ -33,27 +32,6 @@ from pix2seqd_jax.train import (
 )
 from pix2seqd_jax.types import Category, Grid
 
-# The least value -> the numbers that must be integers of at least it.
-_INTEGERS = {
-  1: (
-    'data.batch_size',
-    'data.num_classes',
-    'train.steps',
-    'train.log_every',
-    'train.keep',
-    'eval.batch_size',
-    'sample.steps',
-    'optimizer.accumulate',
-  ),
-  0: (
-    'train.save_every',
-    'train.eval_every',
-    'train.num_panels',
-    'train.keep_every',
-    'eval.num_examples',
-    'data.num_threads',
-  ),
-}
 _ROOMS = (data_room, models_room, tasks_room)  # imported: names are registered
 
 
@@ -96,33 +74,7 @@ class Experiment(build_data.DataParts):
     for key in ('model', 'task'):
       if 'name' not in self.config[key]:
         raise ValueError(f'config.{key} lacks name.')
-    self._check_numbers()
-
-  def _check_numbers(self):
-    for least, names in _INTEGERS.items():
-      for name in names:
-        section, key = name.split('.')
-        value = self.config[section][key]
-        if not (isinstance(value, int) and value >= least):
-          raise ValueError(f'{name}={value!r} must be an integer >= {least}.')
-    if self.config['data']['max_instances'] < 2:
-      raise ValueError(
-        f'data.max_instances={self.config["data"]["max_instances"]} counts the '
-        'null id 0, so that it must be at least 2.'
-      )
-    policy = self.config['data']['on_bad_example']
-    if policy not in bad_examples.POLICIES:
-      raise ValueError(
-        f'data.on_bad_example={policy!r} must be one of '
-        f'{", ".join(bad_examples.POLICIES)}.'
-      )
-    max_loss = self.config['train']['max_loss']
-    if not max_loss >= 0:
-      raise ValueError(f'train.max_loss={max_loss} must be >= 0 (0: any loss).')
-    if self.config['data']['encode'] not in ('host', 'device'):
-      raise ValueError(
-        f'data.encode={self.config["data"]["encode"]!r} must be host or device.'
-      )
+    numbers.check(self.config)
 
   @property
   def distributed(self) -> dict:
@@ -256,11 +208,11 @@ class Experiment(build_data.DataParts):
         stepper=self.stepper,
         num_samples=num_samples,
         mesh=mesh,
-        **self._sampling_options(callback),
+        **self.sampling_options(callback),
       )
     return self._samplers[key]
 
-  def _sampling_options(self, callback=None):
+  def sampling_options(self, callback=None):
     """What model.sample is told beyond its defaults."""
     config = self.config['sample']
     sampling.check_options(config['guidance'], config['returns'])
@@ -306,31 +258,36 @@ class Experiment(build_data.DataParts):
     """Builds what can be wrong, before anything is written or compiled."""
     _ = self.mesh, self.model, self.task, self.optimizer, self.stepper
     self.grid()
-    if 'guidance' in self._sampling_options():
+    if 'guidance' in self.sampling_options():
       args = self.abstract_state.params, self.abstract_batch(), None
       encoded = jax.eval_shape(self.model.encode, *args)
       guidance.check_null(encoded.null, self.config['sample']['guidance'])
     for split in ('train', 'eval'):
       self.check_transforms(split)
       self.source(split)
-    self._check_ranges()
-    _ = self.abstract_state
-
-  def _check_ranges(self):
-    config, accumulate = self.config, self.config['optimizer']['accumulate']
+    self.check_ranges()
     sharding.check_batch(
-      config['data']['batch_size'],
+      self.config['data']['batch_size'],
       self.mesh,
-      pieces=accumulate,
+      pieces=self.config['optimizer']['accumulate'],
     )
-    if not 0 <= config['optimizer']['ema_decay'] < 1:
+    self._check_networks()
+
+  def _check_networks(self):
+    """Traces them: sizes that do not fit one another."""
+    try:
+      _ = self.abstract_state
+    except ValueError:
+      raise
+    except Exception as error:  # flax and jax have many kinds
       raise ValueError(
-        f'optimizer.ema_decay={config["optimizer"]["ema_decay"]} must lie in '
-        '[0, 1); 0 keeps no average.'
-      )
-    for name, seed in (('seed', self.seed), ('sample.seed', self.sample_seed)):
-      if not (isinstance(seed, int) and 0 <= seed < 2**32):
-        raise ValueError(f'{name}={seed!r} must be an integer in [0, 2^32).')
+        f'config.model: the networks cannot be built with these sizes: '
+        f'{type(error).__name__}: {error}'
+      ) from error
+
+  def check_ranges(self) -> None:
+    """Raises ValueError where values do not fit one another."""
+    config, accumulate = self.config, self.config['optimizer']['accumulate']
     best = self.loop.best_metric
     known = self.task.empty().compute()
     if best and best not in known:

@@ -40,19 +40,8 @@ def flat_paths(tree: types.PyTree) -> dict[str, Any]:
   return {path_of(p): leaf for p, leaf in leaves}
 
 
-def make_mesh(
-  axes: Sequence[tuple[str, int]] = AXES, devices: Sequence | None = None
-) -> Mesh:
-  """A mesh of named axes; the size -1 (once at most) takes what is left.
-
-  Every axis is of type Auto: the compiler propagates shardings. jax's default
-  for make_mesh became Explicit in 0.9, hence the argument is always passed.
-
-  Raises:
-    ValueError: when two sizes are -1, a name repeats or is missing among
-      'data' and 'fsdp', or the sizes do not multiply to the device count.
-  """
-  devices = list(jax.devices() if devices is None else devices)
+def check_axes(axes: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+  """The axes of a mesh, or ValueError: all that needs no devices."""
   axes = tuple((str(name), int(size)) for name, size in axes)
   names = tuple(name for name, _ in axes)
   sizes = [size for _, size in axes]
@@ -66,6 +55,47 @@ def make_mesh(
       f'mesh={axes}: sizes are at least 1, and at most one of them is -1 '
       '(all remaining devices); set the others to numbers.'
     )
+  return axes
+
+
+def check_rules(rules: 'Rules') -> None:
+  """Raises ValueError for a rule that is no (regex, spec)."""
+  for pattern, spec in rules:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise ValueError(
+        f'shard_rules: {pattern!r} is no regular expression: {error}.'
+      ) from error
+    parts = spec if isinstance(spec, tuple | list) else (spec,)
+    if not all(part is None or isinstance(part, str) for part in _flat(parts)):
+      raise ValueError(
+        f'shard_rules: {pattern!r} -> {spec!r} must be the name of a mesh '
+        'axis, or a tuple of names and None, one a dimension.'
+      )
+
+
+def _flat(parts):
+  for part in parts:
+    yield from part if isinstance(part, tuple | list) else (part,)
+
+
+def make_mesh(
+  axes: Sequence[tuple[str, int]] = AXES, devices: Sequence | None = None
+) -> Mesh:
+  """A mesh of named axes; the size -1 (once at most) takes what is left.
+
+  Every axis is of type Auto: the compiler propagates shardings. jax's default
+  for make_mesh became Explicit in 0.9, hence the argument is always passed.
+
+  Raises:
+    ValueError: when two sizes are -1, a name repeats or is missing among
+      'data' and 'fsdp', or the sizes do not multiply to the device count.
+  """
+  axes = check_axes(axes)
+  devices = list(jax.devices() if devices is None else devices)
+  names = tuple(name for name, _ in axes)
+  sizes = [size for _, size in axes]
   known = math.prod(s for s in sizes if s != -1)
   if len(devices) % known or (-1 not in sizes and known != len(devices)):
     raise ValueError(
