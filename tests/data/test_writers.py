@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pix2seqd_jax.data import coco_panoptic, shapes, writers
+from pix2seqd_jax.data import (
+  coco_panoptic,
+  semantic_folder,
+  shapes,
+  writers,
+)
 from pix2seqd_jax.encoding import rle
 from pix2seqd_jax.types import Category, Segment
 
@@ -144,6 +149,29 @@ def test_run_lengths_are_the_masks_of_the_things(tmp_path):
       assert result['image_id'] == i + 5 and result['score'] == 0.5
       assert annotation['area'] == mask.sum()
   assert next(found, None) is None
+
+
+def test_label_maps_are_read_back_as_a_semantic_folder(tmp_path):
+  source = shapes.Shapes(num_examples=2, size=(20, 28))
+  (tmp_path / 'images').mkdir()
+  with writers.Writer(
+    tmp_path, source.categories, ('labels',), values='classes'
+  ) as writer:
+    for i in range(2):
+      example = source[i]
+      image = Image.fromarray(example['image'])
+      image.save(tmp_path / 'images' / example['file'])
+      writer.add(example['file'], example['ids'], example['segments'])
+  names = [c.name for c in source.categories]
+  read = semantic_folder.SemanticFolder(
+    tmp_path / 'images', tmp_path / 'labels', classes=names, first=1, void=(0,)
+  )
+  for i in range(2):
+    classes = {s.id: s.category for s in source[i]['segments']}
+    wanted = np.vectorize(lambda n, classes=classes: classes.get(n, 0))(
+      source[i]['ids']
+    )
+    np.testing.assert_array_equal(read[i]['ids'], wanted)
 
 
 def test_pycocotools_loads_the_results(tmp_path):
