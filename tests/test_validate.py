@@ -4,9 +4,9 @@ import json
 import shutil
 
 import pytest
+from panoptic_layout import Layout
 
 from pix2seqd_jax import validate
-from tests.data.test_validate import Layout
 
 
 @pytest.fixture
