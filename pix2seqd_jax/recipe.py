@@ -15,7 +15,7 @@ from pix2seqd_jax.registry import did_you_mean
 # it says otherwise. A recipe gets them from `complete`, so that each can be
 # overridden on the command line; so does a config.json of before they existed.
 DEFAULTS: dict[str, dict[str, Any]] = {
-  'data': {'on_bad_example': 'raise'},
+  'data': {'on_bad_example': 'raise', 'backend': 'pillow'},
   'sample': {
     'grid': 'uniform',
     'grid_args': {},
@@ -161,6 +161,15 @@ def check_keys(section: str, found: Any) -> None:
   for key, hint in known.items():
     where = key if section == 'config' else f'{section}.{key}'
     hints.check_value(f'config.{where}', found[key], hint)
+
+
+def unknown_key(key: str) -> str:
+  """What to say of a name on the command line that no config has."""
+  known = [k for table in (*KEYS.values(), *DEFAULTS.values()) for k in table]
+  return (
+    f'no key of this config is named {key!r}.{did_you_mean(key, known)} '
+    'Flags are --config.SECTION.KEY=VALUE; the recipe shows them all.'
+  )
 
 
 def construct(kind: str, entry, kwargs: Mapping[str, Any]):

@@ -12,12 +12,13 @@ of a work directory, name it: `--config=configs/workdir.py:runs/shapes`.
 """
 
 import os
+import re
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pix2seqd_jax import commands
+from pix2seqd_jax import commands, recipe
 
 # The status after Ctrl-C, so that a script does not go on. A run that SIGTERM
 # stopped has saved and ends with 0: schedulers send it to pre-empt, and take
@@ -54,8 +55,8 @@ def main(argv):
     raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
   # jax tells at INFO of every backend that is not there, orbax of every file.
   logging.set_verbosity(logging.WARNING)
-  config, workdir = _CONFIG.value, _WORKDIR.value
   try:
+    config, workdir = _CONFIG.value, _WORKDIR.value
     if _MODE.value == 'train':
       if config is None:
         raise ValueError('--mode=train needs --config=configs/NAME.py.')
@@ -81,10 +82,25 @@ def main(argv):
     sys.exit(f'{type(error).__name__}: {error}')
 
 
+def _parse(argv):
+  """The flags; what is wrong with them in one line."""
+  try:
+    return flags.FLAGS(argv)
+  except Exception as error:  # config_flags raises as it likes
+    if os.environ.get('PIX2SEQD_TRACEBACK'):
+      raise
+    text = str(error).strip()
+    if isinstance(error, AttributeError | KeyError):
+      text = recipe.unknown_key(re.findall(r'\w+', text)[0])
+    elif 'Traceback' in text:  # a recipe's own error, with its traceback
+      text = text.splitlines()[-1]
+    sys.exit(text)
+
+
 def run():
   """Parses the command line, then `main`."""
   flags.mark_flag_as_required('workdir')
-  app.run(main)
+  app.run(main, flags_parser=_parse)
 
 
 if __name__ == '__main__':

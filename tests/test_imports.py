@@ -106,7 +106,10 @@ ALLOWED = {
     'data',
   ),
   'verify': ('train',),
-  'run': ('commands',),
+  'run': (
+    'commands',
+    'recipe',
+  ),
 }
 # Slow, large or optional: imported inside the functions that need them.
 NEVER_AT_THE_TOP = (
