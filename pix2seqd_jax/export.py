@@ -1,16 +1,19 @@
-"""Writes examples of a run's data as files in COCO panoptic layout.
+"""Writes examples of a run's data as files: COCO panoptic and other formats.
 
   python -m pix2seqd_jax.export --workdir runs/shapes --output scenes --num 8
 
 gives scenes/images/*.png, scenes/panoptic/*.png and scenes/panoptic.json: the
-form in which one's own data are read (data.name='coco_panoptic').
+form in which one's own data are read (data.name='coco_panoptic'). With
+--formats rle, scenes/instances.json is what 'coco_instances' reads; see
+data/writers.py for the others.
 """
 
 import argparse
 import os
 import pathlib
+from collections.abc import Sequence
 
-from pix2seqd_jax import visualize, workdir
+from pix2seqd_jax import palettes, visualize, workdir
 from pix2seqd_jax.data import writers
 
 
@@ -20,24 +23,29 @@ def export(
   *,
   split: str = 'eval',
   num_examples: int = 8,
+  formats: Sequence[str] = ('panoptic',),
 ) -> pathlib.Path:
   """The first examples of a split, untransformed; returns the output folder.
 
   Args:
     folder: the work directory of a run; it need not have been trained.
-    output: gets images/, panoptic/ and panoptic.json.
+    output: gets images/ and, as a rule, panoptic/ and panoptic.json.
     split: 'train' or 'eval' (held out).
     num_examples: fewer if the split has fewer.
+    formats: of writers.FORMATS.
 
   Raises:
-    ValueError: `folder` holds no run, or a number below 1.
+    ValueError: `folder` holds no run, a number below 1, or no such format.
   """
   if num_examples < 1:
     raise ValueError(f'num_examples={num_examples} must be at least 1.')
   experiment = workdir.load(folder)
   source, output = experiment.source(split), pathlib.Path(output)
   names = set()
-  with writers.Writer(output, source.categories) as writer:
+  colors = palettes.colors(source.categories)
+  with writers.Writer(
+    output, source.categories, formats, colors=colors
+  ) as writer:
     for index in range(min(num_examples, len(source))):
       example = source[index]
       name = pathlib.PurePath(example['file']).with_suffix('.png').name
@@ -57,14 +65,21 @@ def main():
   parser.add_argument('--output', required=True, help='where to write')
   parser.add_argument('--split', default='eval', choices=('train', 'eval'))
   parser.add_argument('--num', type=int, default=8, help='how many pictures')
+  parser.add_argument(
+    '--formats', nargs='+', default=('panoptic',), choices=writers.FORMATS
+  )
   flags = parser.parse_args()
   try:
     output = export(
-      flags.workdir, flags.output, split=flags.split, num_examples=flags.num
+      flags.workdir,
+      flags.output,
+      split=flags.split,
+      num_examples=flags.num,
+      formats=flags.formats,
     )
   except (ValueError, OSError) as error:
     parser.exit(1, f'{type(error).__name__}: {error}\n')
-  print(f'Wrote {output}/images/, {output}/panoptic/, {output}/panoptic.json.')
+  print(f'Wrote {output}/: images, {", ".join(flags.formats)}.')
 
 
 if __name__ == '__main__':

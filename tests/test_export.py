@@ -5,6 +5,8 @@ import pytest
 from smoke import smoke_config
 
 from pix2seqd_jax import build, export, workdir
+from pix2seqd_jax.data import writers
+from pix2seqd_jax.data.coco_instances import CocoInstances
 from pix2seqd_jax.data.coco_panoptic import CocoPanoptic
 
 
@@ -27,6 +29,24 @@ def test_examples_survive_as_files(run, tmp_path):
     np.testing.assert_array_equal(theirs['image'], ours['image'])
     np.testing.assert_array_equal(theirs['ids'], ours['ids'])
     assert theirs['segments'] == ours['segments']
+
+
+def test_things_survive_as_instances(run, tmp_path):
+  formats = tuple(writers.FORMATS)
+  output = export.export(run, tmp_path, num_examples=2, formats=formats)
+  read = CocoInstances(output / 'images', output / 'instances.json')
+  source = workdir.load(run).source('eval')
+  for i in range(2):
+    things = [
+      s.id
+      for s in source[i]['segments']
+      if source.categories[s.category - 1].is_thing
+    ]
+    shown = np.isin(source[i]['ids'], things)
+    np.testing.assert_array_equal(read[i]['ids'] > 0, shown)
+    assert len(read[i]['segments']) == len(things)
+  with pytest.raises(ValueError, match="'coco' is unknown"):
+    export.export(run, tmp_path, formats=('coco',))
 
 
 def test_errors(run, tmp_path):

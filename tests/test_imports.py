@@ -94,7 +94,7 @@ ALLOWED = {
     'train.log',
   ),
   'commands': ('types', 'build', 'workdir', 'pipeline', 'visualize', 'train'),
-  'export': ('workdir', 'visualize', 'data.writers'),
+  'export': ('workdir', 'palettes', 'visualize', 'data.writers'),
   'arguments': ('types', 'registry', 'recipe', 'build', 'data'),
   'convert': ('arguments', 'data'),
   'validate': (
