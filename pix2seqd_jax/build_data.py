@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pix2seqd_jax import recipe
+from pix2seqd_jax import hints, recipe
 from pix2seqd_jax.data import bad_examples, transforms
 from pix2seqd_jax.data import pipeline as data_pipeline
 from pix2seqd_jax.registry import DATASETS
@@ -17,8 +17,9 @@ from pix2seqd_jax.types import Batch, Category, Meta, Segment
 
 # Transforms whose `size` is data.image_size unless the config says otherwise.
 _SIZED = ('scale_jitter', 'fixed_size_crop', 'resize_to_fit', 'pad')
+_RESIZING = ('scale_jitter', 'resize_to_fit')
 # Paths of a source that are read from data.root on.
-_BELOW_ROOT = ('images', 'panoptic', 'annotations', 'labels')
+_BELOW_ROOT = ('images', 'panoptic', 'annotations', 'labels', 'folder')
 
 
 def source_args(data: Mapping[str, Any], split: str):
@@ -26,6 +27,7 @@ def source_args(data: Mapping[str, Any], split: str):
   kwargs = {**data['source'], **data[split]}
   for key in _BELOW_ROOT:
     if key in kwargs:
+      hints.check_value(f'data.{split}.{key}', kwargs[key], str)
       kwargs[key] = os.path.join(data['root'], kwargs[key])
   return DATASETS[data['name']], kwargs
 
@@ -85,6 +87,8 @@ class DataParts:
     for name, kwargs in data[f'{split}_transforms']:
       if name in _SIZED:
         kwargs = {'size': data['image_size'], **kwargs}
+      if name in _RESIZING:
+        kwargs = {'backend': data['backend'], **kwargs}
       pairs.append((name, kwargs))
     labels = {
       'size': data['mask_size'],
@@ -145,6 +149,8 @@ class DataParts:
   def files_of(self, indices: Iterable[int]) -> list[str]:
     """The files of training examples."""
     source = self.source('train')
+    if hasattr(source, 'file_name'):
+      return [str(source.file_name(i)) for i in indices]
     return [str(source[i].get('file', '')) for i in indices]
 
   def abstract_batch(self, batch_size: int = 1) -> dict[str, Any]:

@@ -9,3 +9,4 @@ from pix2seqd_jax.data import coco_instances as coco_instances
 from pix2seqd_jax.data import coco_panoptic as coco_panoptic
 from pix2seqd_jax.data import semantic_folder as semantic_folder
 from pix2seqd_jax.data import shapes as shapes
+from pix2seqd_jax.data import tfds_reader as tfds_reader
