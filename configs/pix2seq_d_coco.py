@@ -89,7 +89,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
         ('scale_jitter', {'scale': (1.0, 3.0 if augment else 1.0)}),
         ('fixed_size_crop', {}),
         ('random_flip', {}),
-        ('color_jitter', {'strength': 1.0 if augment else 0.0}),
+        (
+          'color_jitter',
+          {'strength': 1.0 if augment else 0.0, 'where': 'device'},
+        ),
         ('pad', {}),
       ),
       'eval_transforms': (('resize_to_fit', {}), ('pad', {})),
