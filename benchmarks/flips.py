@@ -46,7 +46,7 @@ from pix2seqd_jax.train import (
 
 NAME = 'flips'
 _BLOCKING, _SHARE = 0.010, 0.40  # seconds; of the asynchronous save
-_WHOLE_STARTS = 4  # of each kind
+_WHOLE_STARTS = 10  # of each kind
 KINDS = ('flipped', 'cut in half', 'emptied', 'removed', 'one more')
 
 

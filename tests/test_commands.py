@@ -55,6 +55,7 @@ def test_a_work_directory_holds_what_it_should(smoke_run):
   wanted = {
     'config.json',
     'categories.json',
+    'manifest.json',
     'checkpoints',
     'metrics.jsonl',
     'parameters.txt',
@@ -139,6 +140,16 @@ def test_a_checkpoint_of_another_model_is_refused(copy):
     commands.evaluate(copy)
   wrong = 'self_attention/out/bias: (64,) by the config, (32,) in the checkp'
   assert wrong in str(error.value)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(copy):
+  path = copy / 'checkpoints' / '6' / 'ema' / '_METADATA'
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.warns(UserWarning, match=r'checkpoint 6 .*ema/_METADATA.*passed'):
+    assert workdir.find_step(copy) == 3
+  assert workdir.find_step(copy, wait=True) == 6  # verified when loaded
+  with pytest.raises(ValueError, match=r'checkpoint 6 .* is damaged'):
+    workdir.load_params(workdir.load(copy), copy, 6)
 
 
 def test_a_work_directory_that_is_not_there(tmp_path):
