@@ -179,7 +179,7 @@ def train(config, damaged, folder: pathlib.Path) -> tuple[int, list, list]:
 
 def make_config(args, root: pathlib.Path):
   """The recipe on the copy: one epoch, nothing saved or evaluated between."""
-  config = common.override(
+  return common.override(
     common.load_config(args.config),
     {
       'data.root': str(root),
@@ -191,7 +191,6 @@ def make_config(args, root: pathlib.Path):
       **common.parse_overrides(args.set),
     },
   )
-  return config
 
 
 def _table(damaged, missed, named):
@@ -204,6 +203,21 @@ def _table(damaged, missed, named):
     once = sum(named[i] == 1 for i in of_way)
     rows.append([way, f'`{rule}`', len(of_way), listed, once])
   return rows
+
+
+def _verdict(damaged, before, missed, false, ended, named, strange):
+  """(whether all is as it should be, the sentence)."""
+  once = sum(number == 1 for number in named)
+  wrong = before or missed or false or strange or once != len(damaged)
+  ok = bool(ended and not wrong)
+  return ok, (
+    f'Of {len(damaged)} damaged files `validate` listed '
+    f'{len(damaged) - len(missed)} (recall '
+    f'{1 - len(missed) / len(damaged):.3f}) and {len(false)} others; of the '
+    f'undamaged files it listed {len(before)}. The run '
+    f'{"came to its end" if ended else "STOPPED"} and named {once} once, and '
+    f'{len(strange)} others: {"as it should" if ok else "NOT AS IT SHOULD"}.'
+  )
 
 
 def main(argv=None) -> int:
@@ -232,22 +246,10 @@ def main(argv=None) -> int:
   steps = math.ceil(after.num_examples / config.data.batch_size)
   config.train.steps = steps
   last, named, strange = train(config, damaged, work / 'run')
-  ok = (
-    not before.found
-    and not missed
-    and not false
-    and last == steps
-    and set(named) == {1}
-    and not strange
+  ok, verdict = _verdict(
+    damaged, before.found, missed, false, last == steps, named, strange
   )
-  verdict = (
-    f'Of {len(damaged)} damaged files `validate` missed {len(missed)} (recall '
-    f'{1 - len(missed) / len(damaged):.3f}) and listed {len(false)} others; '
-    f'of the undamaged files it listed {len(before.found)}. It took '
-    f'{seconds:.1f} s. The run ended at step {last} of {steps} and named '
-    f'{sum(n == 1 for n in named)} of {len(damaged)} once, and {len(strange)} '
-    f'others: {"as it should" if ok else "NOT AS IT SHOULD"}.'
-  )
+  verdict += f' `validate` took {seconds:.1f} s, the run {steps} steps.'
   columns = ('way', 'rule', 'damaged', 'listed', 'named once')
   common.report(
     args,

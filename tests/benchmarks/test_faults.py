@@ -61,6 +61,16 @@ def test_what_is_missed_or_made_up_is_told(places):
   assert not missed and false == [(first.rule, first.file)]
 
 
+def test_each_miss_fails_the_bar():
+  damaged = [faults.Damage('w', 'r', 0, 'f')]
+  good = (damaged, [], [], [], True, [1], [])
+  assert faults._verdict(*good)[0]
+  for i, bad in ((1, ['x']), (2, ['x']), (3, ['x']), (4, False), (6, ['x'])):
+    assert not faults._verdict(*good[:i], bad, *good[i + 1 :])[0]
+  for named in ([0], [2]):
+    assert not faults._verdict(*good[:5], named, [])[0]
+
+
 @pytest.mark.timeout(900)
 def test_a_run_on_real_files(shared, tmp_path):
   argv = ['--num', '32', '--out', str(tmp_path)]
