@@ -118,6 +118,7 @@ class DataParts:
       num_threads=data['num_threads'],
       encode=self._encode_on_host,
       on_bad=self._on_bad('train'),
+      loader=data['loader'],
     )
 
   def eval_batches(self, num_examples: int | None = None) -> Iterator[Batch]:

@@ -32,6 +32,7 @@ _LARGEST_SIDE = 2**14
 _WORDS = {
   'data.encode': ('host', 'device'),
   'data.on_bad_example': ('raise', 'skip'),
+  'data.loader': ('grain', 'tf_data'),
 }
 
 
@@ -41,6 +42,9 @@ def check(config: Mapping[str, Any]) -> None:
   Args:
     config: plain, with every key at hand and of its type.
   """
+  for name in ('model.name', 'task.name'):
+    if not isinstance(_find(config, name), str):
+      raise ValueError(f'{name}={_find(config, name)!r} must be a word.')
   for (least, most), names in _RANGES.items():
     for name in names:
       value = _find(config, name)

@@ -15,7 +15,11 @@ from pix2seqd_jax.registry import did_you_mean
 # it says otherwise. A recipe gets them from `complete`, so that each can be
 # overridden on the command line; so does a config.json of before they existed.
 DEFAULTS: dict[str, dict[str, Any]] = {
-  'data': {'on_bad_example': 'raise', 'backend': 'pillow'},
+  'data': {
+    'on_bad_example': 'raise',
+    'backend': 'pillow',
+    'loader': 'grain',  # or tf_data
+  },
   'sample': {
     'grid': 'uniform',
     'grid_args': {},

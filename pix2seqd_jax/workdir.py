@@ -21,7 +21,12 @@ from pix2seqd_jax.types import Params
 
 _CATEGORIES = 'categories.json'
 # These may change when a run goes on: they change no number of good examples.
-_FREE = ('data.num_threads', 'data.root', 'data.on_bad_example')
+_FREE = (
+  'data.num_threads',
+  'data.root',
+  'data.on_bad_example',
+  'data.loader',
+)
 
 
 def load(

@@ -93,6 +93,10 @@ class ArrayRecord:
       exif=self.exif,
     )
 
+  def file_name(self, index):
+    """Where the record lies, where the example itself cannot be read."""
+    return self._records.name(index)
+
   def original(self, index):
     """The bytes of the files of an example; see `panoptic_record.pack`."""
     features = read_features(self._records, index)

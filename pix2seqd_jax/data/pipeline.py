@@ -9,10 +9,11 @@ import sys
 
 import numpy as np
 
-from pix2seqd_jax.data import decode
+from pix2seqd_jax.data import decode, tf_pipeline
 from pix2seqd_jax.data.bad_examples import PATIENCE, is_fault
 from pix2seqd_jax.data.transforms import build_transforms
 
+LOADERS = ('grain', 'tf_data')
 # What a training batch holds, where the transforms made it.
 _ARRAYS = ('image', 'valid', 'semantic', 'instance', 'bits', 'index', 'color')
 
@@ -30,6 +31,7 @@ def train_batches(
   prefetch=4,
   encode=None,
   on_bad=None,
+  loader='grain',
 ):
   """An endless iterator of this process's rows of each global batch.
 
@@ -52,6 +54,7 @@ def train_batches(
       function (index, file, error): it is told, and the row is filled by the
       next good example of an order that depends on (seed, position) alone;
       `skipped` int32 [b] says how many were passed over for each row.
+    loader: whose threads: 'grain', or 'tf_data' (the extra `tf`).
 
   Raises:
     ValueError: when batch_size is not divisible, or the source is empty; and,
@@ -78,13 +81,28 @@ def train_batches(
   )
   rows = _Rows(stream, batch_size, process_index, process_count)
   batches = grain.MapDataset.source(rows).batch(batch_size // process_count)
-  # With threads, each makes whole batches.
-  options = grain.ReadOptions(
-    num_threads=num_threads,
-    prefetch_buffer_size=max(prefetch, num_threads) if num_threads else 0,
+  return _iterate(batches, loader, int(start_step), num_threads, prefetch)
+
+
+def _iterate(batches, loader, start, num_threads, prefetch):
+  """batches[start:], made ahead; with threads, each makes whole batches."""
+  if loader not in LOADERS:
+    raise ValueError(
+      f'data.loader={loader!r} is unknown; known: {", ".join(LOADERS)}.'
+    )
+  prefetch = max(prefetch, num_threads) if num_threads else 0
+  if loader == 'tf_data':
+    return tf_pipeline.Batches(
+      batches, start, num_threads=num_threads, prefetch=prefetch
+    )
+  import grain
+
+  iterator = iter(
+    batches.to_iter_dataset(
+      grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
+    )
   )
-  iterator = iter(batches.to_iter_dataset(options))
-  iterator.set_state({'next_index': int(start_step)})
+  iterator.set_state({'next_index': start})
   return iterator
 
 

@@ -92,6 +92,10 @@ class Tfds:
       raise IndexError(f'example {index} of {len(self)}')
     return self._kind.example(index)
 
+  def file_name(self, index):
+    """Where the record lies, where the example itself cannot be read."""
+    return self._kind.file_name(index)
+
   def original(self, index):
     """The bytes of the files of an example; see `panoptic_record.pack`."""
     return self._kind.original(index)
@@ -153,6 +157,9 @@ class _Panoptic:
       self.num_classes,
       exif=self.exif,
     )
+
+  def file_name(self, index):
+    return self.records.name(index)
 
   def original(self, index):
     features = read_features(self.records, index)
@@ -233,6 +240,9 @@ class _Semantic:
       'file': check_relative(file, name),
     }
 
+  def file_name(self, index):
+    return self.records.name(index)
+
   def original(self, index):
     return {'image': read_features(self.records, index)['image_left'][0]}
 
@@ -299,6 +309,9 @@ class _Frames:
       'video': video,
       'frame': frame,
     }
+
+  def file_name(self, index):
+    return self.records.name(int(self.films[index]))
 
   def original(self, index):
     return {'image': self._frame(index)[0]['frames'][0]}
