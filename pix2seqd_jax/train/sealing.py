@@ -67,10 +67,15 @@ def is_aside(path: pathlib.Path) -> bool:
 
 
 def _remove(path: pathlib.Path) -> None:
-  if path.is_dir():
-    shutil.rmtree(path)
-  else:
+  """A folder by one rename first: a kill leaves no step in part."""
+  if not path.is_dir():
     path.unlink()
+    return
+  gone = path
+  if path.name.isdigit():
+    gone = path.with_name(f'{path.name}{_DELETING}')
+    os.rename(path, gone)
+  shutil.rmtree(gone)
 
 
 def set_aside(directory: pathlib.Path, step: int, wrong: list[str]) -> None:
@@ -107,8 +112,6 @@ def prune(
 ) -> None:
   """Removes the complete steps that no rule keeps.
 
-  Each disappears by one rename, so that none is ever seen in part.
-
   Args:
     directory: the run's `checkpoints` folder.
     keep: how many of the newest stay.
@@ -121,9 +124,7 @@ def prune(
   if best:
     kept |= {archive.best_step_in(directory)}
   for step in sorted(set(steps) - kept):
-    gone = directory / f'{step}{_DELETING}'
-    os.rename(directory / str(step), gone)
-    shutil.rmtree(gone)
+    _remove(directory / str(step))
   for path in filter(is_aside, list(directory.glob(f'{_ASIDE}*'))):
     if steps and int(path.name.removeprefix(_ASIDE)) <= steps[-1]:
       shutil.rmtree(path)

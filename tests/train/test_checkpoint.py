@@ -12,6 +12,7 @@ from pix2seqd_jax.train import (
   checkpoint,
   manifest,
   optimizer,
+  sealing,
   sharding,
   state,
   weights,
@@ -337,3 +338,19 @@ def test_weights_alone_are_no_run_to_go_on_with(tmp_path, cube):
   with checkpoint.Checkpointer(tmp_path / 'checkpoints') as saved:
     with pytest.raises(ValueError, match=r'no optimizer.*config\.init_from'):
       saved.restore(abstract(cube))
+
+
+def test_clearing_may_be_killed_as_well(copy, monkeypatch):
+  (copy / '2' / 'manifest.json').unlink()
+
+  def killed(path):
+    shutil.move(path / 'meta', copy.parent / 'gone')  # some of it is removed
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(sealing.shutil, 'rmtree', killed)
+    with pytest.raises(KeyboardInterrupt):
+      sealing.clear(copy)
+  with pytest.warns(UserWarning, match='removed') as told:
+    sealing.clear(copy)
+  assert len(told) == 1 and {p.name for p in copy.iterdir()} == {'1'}
