@@ -1,6 +1,8 @@
 """The COCO panoptic reader: laws, real files, everything that can be wrong."""
 
 import json
+import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -253,3 +255,23 @@ def test_real_files(shared, name):
       assert areas[segment.id] == info['area']
       assert (original[ids == segment.id] == info['id']).all()
     np.testing.assert_array_equal(ids == 0, original == 0)
+
+
+def test_an_archive_gives_the_same_examples(layout, tmp_path_factory):
+  """As data.root=NAME.zip does, which stands before each of the paths."""
+  ours = layout.open()
+  where = tmp_path_factory.mktemp('packed') / 'all'
+  packed = shutil.make_archive(where, 'zip', layout.root)
+  theirs = coco_panoptic.CocoPanoptic(
+    f'{packed}/i', f'{packed}/p', f'{packed}/a.json'
+  )
+  assert theirs.categories == ours.categories and len(theirs) == len(ours)
+  again = pickle.loads(pickle.dumps(theirs))  # as for workers
+  for source in (theirs, again):
+    for index in range(len(ours)):
+      for key, value in ours[index].items():
+        np.testing.assert_array_equal(value, source[index][key])
+  with pytest.raises(ValueError, match=r"all\.zip has no folder 'train'"):
+    coco_panoptic.CocoPanoptic(
+      f'{packed}/train', f'{packed}/p', f'{packed}/a.json'
+    )
