@@ -57,7 +57,7 @@ class Progress:
       self._last = now
       rate = (self.done - self._first) / (now - self._began)
       print(
-        f'{self.done}/{self.total} examples  {rate:.0f}/s  '
+        f'{self.done}/{self.total} examples  {rate:.3g}/s  '
         f'eta {(self.total - self.done) / rate:.0f} s',
         file=self.stream,
         flush=True,
