@@ -266,14 +266,15 @@ class Experiment(build_data.DataParts):
       self.check_transforms(split)
       self.source(split)
     self.check_ranges()
+    self._check_best_metric(str)
     sharding.check_batch(
       self.config['data']['batch_size'],
       self.mesh,
       pieces=self.config['optimizer']['accumulate'],
     )
-    self._check_networks()
+    self.check_networks()
 
-  def _check_networks(self):
+  def check_networks(self):
     """Traces them: sizes that do not fit one another."""
     try:
       _ = self.abstract_state
@@ -285,17 +286,21 @@ class Experiment(build_data.DataParts):
         f'{type(error).__name__}: {error}'
       ) from error
 
+  def _check_best_metric(self, part):
+    """`part` of the name: classes are not known before the data are read."""
+    best = self.loop.best_metric
+    known = self.task.empty().compute()
+    if best and part(best) not in map(part, known):
+      raise ValueError(
+        f'train.best_metric={best!r} is no metric of task '
+        f'{self.config["task"]["name"]!r}.{did_you_mean(best, known)} Known: '
+        f'{", ".join(known)}; empty keeps no best checkpoint.'
+      )
+
   def check_ranges(self) -> None:
     """Raises ValueError where values do not fit one another."""
     config, accumulate = self.config, self.config['optimizer']['accumulate']
-    best = self.loop.best_metric
-    known = self.task.empty().compute()
-    if best and best not in known:
-      raise ValueError(
-        f'train.best_metric={best!r} is no metric of task '
-        f'{config["task"]["name"]!r}.{did_you_mean(best, known)} Known: '
-        f'{", ".join(known)}; empty keeps no best checkpoint.'
-      )
+    self._check_best_metric(lambda name: name.split('/')[0])
     rate = getattr(self.model, 'self_condition_rate', 0)
     share = config['data']['batch_size'] // accumulate
     if rate and int(rate * share) < 1:

@@ -46,9 +46,18 @@ def _fits_all(value, args) -> bool:
   return len(value) == len(args) and all(map(fits, value, args))
 
 
+def _hint(parameter) -> Any:
+  """The annotation, or what a default tells: data/ has no annotations."""
+  if parameter.annotation is not _EMPTY:
+    return parameter.annotation
+  kind = type(parameter.default)
+  # An integer may stand for a pair of them.
+  return kind if kind in (float, bool, str) else Any
+
+
 def name_of(hint: Any) -> str:
   """The hint as a person would write it."""
-  return hint.__name__ if type(hint) is type else str(hint)
+  return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
 def check_value(where: str, value: Any, hint: Any) -> None:
@@ -80,7 +89,7 @@ def check_arguments(
         f'{where}.{key} is unknown to {entry.__name__}.'
         f'{did_you_mean(key, parameters)} Known: {", ".join(parameters)}.'
       )
-    check_value(f'{where}.{key}', value, parameters[key].annotation)
+    check_value(f'{where}.{key}', value, _hint(parameters[key]))
   missing = [
     name
     for name, parameter in parameters.items()

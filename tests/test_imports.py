@@ -54,7 +54,14 @@ ALLOWED = {
   'agreement': ('types', 'encoding'),
   'tiles': ('types', 'encoding'),
   'visualize': ('types', 'encoding', 'palettes'),
-  'build_data': ('types', 'registry', 'recipe', 'data', 'train.sharding'),
+  'build_data': (
+    'types',
+    'registry',
+    'hints',
+    'recipe',
+    'data',
+    'train.sharding',
+  ),
   'checks': ('types', 'build', 'build_data', 'hints', 'train.sharding'),
   'build': (
     'types',

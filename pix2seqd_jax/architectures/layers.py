@@ -46,7 +46,7 @@ class GroupNorm(nn.Module):
   """
 
   num_groups: int
-  epsilon: float = 1e-5
+  epsilon: float | int = 1e-5
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -103,7 +103,7 @@ class DropPath(nn.Module):
   'dropout'.
   """
 
-  rate: float
+  rate: float | int
   deterministic: bool
 
   @nn.compact

@@ -81,7 +81,7 @@ class ResNetC4(nn.Module):
   """
 
   blocks: tuple[int, ...] = (3, 4, 6)
-  width_multiplier: float = 1.0
+  width_multiplier: float | int = 1.0
   remat: bool = False
   dtype: Any = jnp.float32
 

@@ -32,9 +32,9 @@ class Encoder(nn.Module):
   num_heads: int = 16
   mlp_dim: int = 2048
   blocks: tuple[int, ...] = (3, 4, 6)
-  width_multiplier: float = 1.0
-  dropout: float = 0.1
-  drop_path: float = 0.1
+  width_multiplier: float | int = 1.0
+  dropout: float | int = 0.1
+  drop_path: float | int = 0.1
   attention: str = 'auto'
   remat: bool = False
   dtype: Any = jnp.float32

@@ -22,8 +22,8 @@ class TransformerLayer(nn.Module):
   head_dim: int
   mlp_dim: int
   is_decoder: bool = False
-  dropout: float = 0.0
-  drop_path: float = 0.0
+  dropout: float | int = 0.0
+  drop_path: float | int = 0.0
   attention: str = 'auto'
   dtype: Any = jnp.float32
   deterministic: bool = True

@@ -34,7 +34,7 @@ class ResBlock(nn.Module):
   """
 
   features: int
-  dropout: float = 0.0
+  dropout: float | int = 0.0
   dtype: Any = jnp.float32
   deterministic: bool = True
 
@@ -74,7 +74,7 @@ class MiddleTransformer(nn.Module):
   head_dim: int
   mlp_dim: int
   cross_attention: bool
-  drop_path: float = 0.0
+  drop_path: float | int = 0.0
   attention: str = 'auto'
   remat: bool = False
   dtype: Any = jnp.float32
@@ -141,9 +141,9 @@ class TransUNet(nn.Module):
   head_dim: int = 64
   mlp_ratio: int = 4
   cross_attention: bool = True
-  time_scaling: float = 1000.0
-  dropout: float = 0.0
-  drop_path: float = 0.0
+  time_scaling: float | int = 1000.0
+  dropout: float | int = 0.0
+  drop_path: float | int = 0.0
   attention: str = 'auto'
   remat: bool = False
   dtype: Any = jnp.float32

@@ -80,12 +80,12 @@ class Pix2SeqD(model_lib.DiffusionModel):
   instance_bits: int = 8
   bits_kind: str = 'binary'
   bits_order: str = 'lsb'
-  scale: float = 0.1
+  scale: float | int = 0.1
   conditional: str = 'cat+attn'
   loss_kind: str = 'softmax'
-  loss_weight: float = 0.2
+  loss_weight: float | int = 0.2
   mask_impossible: bool = False
-  self_condition_rate: float = 0.0
+  self_condition_rate: float | int = 0.0
   dtype: str = 'float32'
   remat: bool = False
 
@@ -107,9 +107,7 @@ class Pix2SeqD(model_lib.DiffusionModel):
       ('merge', pyramid.TopDownMerge, self.merge),
       ('denoiser', transunet.TransUNet, self.denoiser),
     ):
-      hints.check_arguments(
-        f'model.{key}', entry, kwargs, skip=_SET_BY_MODEL
-      )
+      hints.check_arguments(f'model.{key}', entry, kwargs, skip=_SET_BY_MODEL)
     if not self.scale > 0:
       raise ValueError(f'model.scale={self.scale} must be above 0.')
     _ = self.codes, self.process  # they check their own arguments
