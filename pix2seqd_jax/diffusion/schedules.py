@@ -24,6 +24,8 @@ Time = Real[np.ndarray, '*b'] | Real[Array, '*b'] | np.number | float | int
 MIN_GAMMA = 1e-9
 # Stable Diffusion and DDPM have this many discrete steps.
 NUM_TABULATED = 1000
+# alpha(1) of the tables with `zero_snr`: as good as 0, and its log is finite.
+_LEAST_ALPHA = 1e-8
 # The plain cosine's angle grows at this rate. (A Python float: a NumPy one
 # would turn float32 under jit into float64 where that is on.)
 _COSINE_RATE = math.pi / 2 / 1.00025
@@ -266,10 +268,15 @@ class _Tabulated(_Gamma):
 
 @dataclasses.dataclass(frozen=True)
 class DDPM(_Tabulated):
-  """beta linear from 1e-4 to .02 in 1,000 steps (arXiv 2006.11239)."""
+  """beta linear from 1e-4 to .02 in 1,000 steps (arXiv 2006.11239).
+
+  `zero_snr` rescales alpha so that nothing of x_0 is left at t = 1 (arXiv
+  2305.08891, algorithm 1); predict 'v' then.
+  """
 
   start: float | int = 1e-4
   end: float | int = 0.02
+  zero_snr: bool = False
 
   def __post_init__(self):
     _check_betas(self)
@@ -284,10 +291,12 @@ class StableDiffusion(_Tabulated):
   """sqrt(beta) linear from sqrt(.00085) to sqrt(.012) in 1,000 steps.
 
   Latent diffusion's table (arXiv 2112.10752), diffusers' 'scaled_linear'.
+  `zero_snr` as in DDPM.
   """
 
   start: float | int = 0.00085
   end: float | int = 0.012
+  zero_snr: bool = False
 
   def __post_init__(self):
     _check_betas(self)
@@ -309,7 +318,12 @@ def _check_betas(schedule) -> None:
 @functools.cache
 def _log_table(schedule: _Tabulated) -> np.ndarray:
   """ln gamma at t = 0, 1/N, ..., 1: float64 [N + 1]."""
-  return np.concatenate([[0.0], np.cumsum(np.log1p(-schedule.betas()))])
+  table = np.cumsum(np.log1p(-schedule.betas()))
+  if schedule.zero_snr:
+    alpha = np.exp(table / 2)
+    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    table = 2 * np.log(np.maximum(alpha, _LEAST_ALPHA))
+  return np.concatenate([[0.0], table])
 
 
 @dataclasses.dataclass(frozen=True)

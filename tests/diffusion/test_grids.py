@@ -2,7 +2,7 @@ import numpy as np
 import parity
 import pytest
 
-from pix2seqd_jax.diffusion import grids
+from pix2seqd_jax.diffusion import grids, logsnr, process, schedules
 from pix2seqd_jax.types import Grid
 
 
@@ -67,3 +67,91 @@ def test_parity(shared, num_steps, td):
   for key, ours in [('t', grid.now), ('tprev', grid.next)]:
     key = f'grid_{key}_{num_steps}_{td}'
     parity.check(name, key, ours, oracle[key])
+
+
+PROCESS = process.Process(schedules.StableDiffusion(), 'x1')
+CONTINUOUS = {
+  'uniform': lambda t: t,
+  'quadratic': np.sqrt,
+  'logsnr': lambda t: logsnr.half_logsnr(PROCESS, np.array([t]))[0],
+}
+
+
+@pytest.mark.parametrize('name', CONTINUOUS)
+@pytest.mark.parametrize('td', [0, 1.5])
+def test_steps_are_even_in_what_the_grid_is_named_for(name, td):
+  maker = grids.GRIDS[name](start=0.9, end=0.01)
+  grid = maker.make(PROCESS, 7, td)
+  clock = CONTINUOUS[name]
+  assert grid.now[0] == 0.9 and grid.next[-1] == 0.01
+  even = np.linspace(clock(0.9), clock(0.01), 8)
+  np.testing.assert_allclose(clock(grid.now), even[:-1], rtol=1e-9, atol=1e-12)
+  # td lands so many steps further, and nowhere beyond the end.
+  place = np.minimum(np.arange(1, 8) + td, 7)
+  wanted = even[0] + (even[-1] - even[0]) * place / 7
+  np.testing.assert_allclose(clock(grid.next), wanted, rtol=1e-9, atol=1e-12)
+  if not td:
+    np.testing.assert_array_equal(grid.now[1:], grid.next[:-1])
+  grids.check(grid)
+
+
+def test_the_uniform_grid_is_the_papers():
+  for td in (0, 0.5, 2):
+    ours = grids.Uniform().make(None, 9, td)
+    jointly = zip(ours, grids.uniform(9, td), strict=True)
+    for one, other in jointly:
+      np.testing.assert_array_equal(one, other)
+
+
+def test_a_grid_may_lead_up():
+  grid = grids.Uniform(start=0.0, end=1.0).make(None, 4)
+  np.testing.assert_allclose(grid.next, [0.25, 0.5, 0.75, 1])
+
+
+@pytest.mark.parametrize('name', ['leading', 'trailing', 'linspace'])
+@pytest.mark.parametrize('solver', grids.SOLVERS)
+def test_discrete_grids_are_diffusers(shared, name, solver):
+  file, prefix, config = {
+    'ddim': ('sched_ddim', f'ddim/epsilon/{name}', {}),
+    'dpm': (
+      'sched_dpm_multi',
+      {
+        'leading': 'dpm_multi/leading_offset1',
+        'trailing': 'dpm_multi/trailing',
+        'linspace': 'dpm_multi/dpmsolver++/order2/midpoint/zero',
+      }[name],
+      {'set_alpha_to_one': True},
+    ),
+  }[solver]
+  maker = grids.GRIDS[name](solver=solver, **config)
+  with np.load(shared / f'oracles/diffusers/{file}.npz') as oracle:
+    for num_steps in (5, 10, 15, 20):
+      grid = maker.make(None, num_steps)
+      theirs = oracle[f'{prefix}/steps{num_steps}/timesteps']
+      step_of = PROCESS.schedule.step_of
+      np.testing.assert_allclose(step_of(grid.now), theirs, atol=1e-9)
+      if solver == 'ddim':
+        after = np.maximum(theirs - 1000 // num_steps, 0)
+        np.testing.assert_allclose(step_of(grid.next), after, atol=1e-9)
+      else:
+        m = PROCESS.moment(grid.next)
+        sigmas = oracle[f'{prefix}/steps{num_steps}/sigmas'][1:]
+        np.testing.assert_allclose(m.sigma / m.alpha, sigmas, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'make, message',
+  [
+    (lambda: grids.Uniform(end=-0.1), r'end=-0\.1 must be a time'),
+    (lambda: grids.Uniform(start=0.5, end=0.5), 'both 0.5'),
+    (lambda: grids.LogSNR().make(PROCESS, 4), 'logsnr cannot end at t=0'),
+    (lambda: grids.Leading().make(PROCESS, 4, 1.0), r'set sample\.td=0'),
+    (lambda: grids.Linspace().make(PROCESS, 2000), 'steps=2000 are more'),
+    (lambda: grids.Leading().make(PROCESS, 1000), 'begin at step 1000'),
+    (lambda: grids.Trailing(solver='euler'), "solver='euler'"),
+    (lambda: grids.Leading(steps_offset=-1), 'steps_offset=-1'),
+  ],
+)
+def test_impossible_grids_are_named(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()

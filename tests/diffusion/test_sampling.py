@@ -1,4 +1,6 @@
+import dataclasses
 import functools
+import json
 
 import gaussian
 import jax
@@ -393,3 +395,99 @@ class TestDiffusersParity:
       end = run(denoise, p=p, x=x, grid=grid, returns=returns)
       theirs = oracle[f'{name}/{key}'][-1]
       parity.check(self.NAME, f'{name}/{key}', end, theirs, 1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded(steppers.DDIM):
+  """DDIM with the noise of an oracle, [step, b, ...], from a grid's times."""
+
+  draws: np.ndarray | None = None
+  called: np.ndarray | None = None
+
+  def perturb(self, x, row, keys):
+    if not self.eta:
+      return x
+    number = jnp.argmin(jnp.abs(jnp.asarray(self.called) - row.now.t))
+    return x + row.std * jnp.asarray(self.draws)[number]
+
+
+class TestDiffusersGrids:
+  """Every run of diffusers' DDIM: spacings, targets, clipping, eta, zero SNR.
+
+  States and estimates of every step, as the callback sees them.
+  """
+
+  NAME = 'diffusers/sched_ddim.npz'
+  CASES = (
+    *(
+      f'{kind}/{spacing}'
+      for kind in TestDiffusersParity.KINDS
+      for spacing in ('leading', 'trailing', 'linspace')
+    ),
+    'sd15_default',
+    'clip_sample',
+    'eta1',
+    'zero_snr_trailing_v',
+  )
+
+  @pytest.mark.parametrize('case', CASES)
+  def test_trajectory(self, shared, case):
+    folder = shared / 'oracles/diffusers'
+    every = json.loads((folder / 'meta.json').read_text())['scheduler_cases']
+    case = f'ddim/{case}'
+    config, step_kwargs = every[case]['config'], every[case]['step_kwargs']
+    with np.load(folder / 'sched_ddim.npz') as file:
+      oracle = {
+        k: file[k]
+        for k in file.files
+        if k.startswith((case, 'W', 'x_T', 'eta'))
+      }
+    draws = [oracle[f'eta_variance_noise/{i:02d}'] for i in range(20)]
+    p = self.process(config)
+    maker = grids.GRIDS[config.get('timestep_spacing', 'leading')](
+      steps_offset=config.get('steps_offset', 0),
+      set_alpha_to_one=config['set_alpha_to_one'],
+    )
+    runs, seen = {n: maker.make(p, n) for n in (5, 10, 15, 20)}, {}
+
+    def denoise(x, t, previous):
+      step = p.schedule.step_of(t)[:, None, None, None]
+      mixed = jnp.einsum('oc,bchw->bohw', oracle['W'], x, precision='highest')
+      return gaussian.Prediction(jnp.tanh(mixed) * jnp.cos(step / 1000))
+
+    @jax.jit
+    def run_all(x, keys):
+      return [
+        sampling.sample(
+          denoise,
+          p,
+          x,
+          keys,
+          grid=grid,
+          stepper=Recorded(
+            step_kwargs.get('eta', 0), np.stack(draws), grid.now
+          ),
+          callback=lambda i, n, *found: seen.update({(n, i): found}),
+        )
+        for grid in runs.values()
+      ]
+
+    jax.block_until_ready(run_all(jnp.asarray(oracle['x_T']), gaussian.keys(2)))
+    jax.effects_barrier()
+    for n, grid in runs.items():
+      theirs = oracle[f'{case}/steps{n}/timesteps']
+      np.testing.assert_allclose(p.schedule.step_of(grid.now), theirs)
+      for j, key in enumerate(('states', 'x0')):
+        ours = np.stack([seen[n, i][j] for i in range(n)])
+        key = f'{case}/steps{n}/{key}'
+        parity.check(self.NAME, key, ours, oracle[key], 1e-5)
+
+  def process(self, config):
+    kind = config.get('prediction_type', 'epsilon')
+    zero_snr = config.get('rescale_betas_zero_snr', False)
+    return process.Process(
+      schedules.StableDiffusion(zero_snr=zero_snr),
+      TestDiffusersParity.KINDS[kind],
+      (-1.0, 1.0) if config['clip_sample'] else None,
+      recompute_x1=False,
+    )

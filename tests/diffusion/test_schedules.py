@@ -201,3 +201,16 @@ class TestParity:
     schedule = schedules.StableDiffusion()
     ours = schedule.gamma(schedule.time_of(np.arange(1000)))
     parity.check(oracle, 'alphas_cumprod', ours, theirs)
+
+
+@pytest.mark.parametrize('make', [schedules.DDPM, schedules.StableDiffusion])
+def test_zero_snr_leaves_nothing_of_the_data_at_the_source(make):
+  plain, ours = make(), make(zero_snr=True)
+  assert ours.alpha(1.0) == pytest.approx(0, abs=1e-7)
+  assert ours.sigma(1.0) == pytest.approx(1, abs=1e-12)
+  # The first step keeps its alpha; between them alpha is moved and scaled.
+  steps = np.arange(1, 1000) / 1000
+  assert ours.alpha(0.001) == pytest.approx(plain.alpha(0.001), rel=1e-12)
+  slope = np.diff(ours.alpha(steps)) / np.diff(plain.alpha(steps))
+  np.testing.assert_allclose(slope, slope[0], rtol=1e-6)
+  assert np.isfinite(np.asarray(ours.alpha(jnp.linspace(0, 1, 1001)))).all()
