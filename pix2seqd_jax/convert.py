@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   size = sum(shard['bytes'] for shard in metadata['shards'])
   print(
     f'Wrote {conversion.path}: {metadata["count"]} examples in '
-    f'{len(metadata["shards"])} shards, {size / 1e6:.1f} MB.'
+    f'{len(metadata["shards"])} shard(s), {size / 1e6:.1f} MB.'
   )
   return 0
 

@@ -24,7 +24,7 @@ def test_a_reader_by_its_name(tmp_path, capsys):
   out = tmp_path / 'out'
   given = ['--name=coco_panoptic', *_flags(layout), f'--out={out}']
   assert convert.main([*given, '--split', 'val', '--shards', '2']) == 0
-  assert '6 examples in 2 shards' in capsys.readouterr().out
+  assert '6 examples in 2 shard' in capsys.readouterr().out
   found = ArrayRecord(out, 'val')
   tiny_coco.assert_same(found, coco_panoptic.CocoPanoptic(**layout))
   source = json.loads((out / 'val.json').read_text())['source']

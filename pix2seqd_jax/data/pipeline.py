@@ -62,11 +62,6 @@ def train_batches(
       with `on_bad`, that not one of 100 examples could be used.
   """
   _check(source, batch_size, process_index, process_count)
-  if start_step < 0 or num_threads < 0 or prefetch < 1:
-    raise ValueError(
-      f'data: start_step={start_step} and num_threads={num_threads} must be '
-      f'>= 0, prefetch={prefetch} >= 1.'
-    )
   import grain
 
   decode.keep_memory()
@@ -89,6 +84,11 @@ def _iterate(batches, loader, start, num_threads, prefetch):
   if loader not in LOADERS:
     raise ValueError(
       f'data.loader={loader!r} is unknown; known: {", ".join(LOADERS)}.'
+    )
+  if start < 0 or num_threads < 0 or prefetch < 1:
+    raise ValueError(
+      f'data: start_step={start} and num_threads={num_threads} must be '
+      f'>= 0, prefetch={prefetch} >= 1.'
     )
   prefetch = max(prefetch, num_threads) if num_threads else 0
   if loader == 'tf_data':
