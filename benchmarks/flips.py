@@ -18,6 +18,7 @@ the manifest takes at most 40 % of the asynchronous save.
 Exits with 1 if any bar is missed.
 """
 
+import logging
 import pathlib
 import random
 import shutil
@@ -30,7 +31,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 
 from benchmarks import common
 from pix2seqd_jax import build
@@ -295,7 +295,7 @@ def main(argv=None) -> int:
   parser.add_argument('--repeats', type=int, default=7, help='of timed saves')
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args(argv)
-  logging.set_verbosity(logging.ERROR)  # Orbax on every wait of ours
+  logging.getLogger('absl').setLevel('ERROR')  # Orbax on each wait of ours
   folder = args.out.absolute() / 'work'
   shutil.rmtree(folder, ignore_errors=True)
   config = common.load_config(args.config, args.set)
