@@ -41,6 +41,15 @@ def check_relative(name, where='a data file'):
   refuse('unsafe_name', where, f'{where}: file name {shown!r} {wrong}')
 
 
+def _has_link(folder, path):
+  """Whether a part of `path` below `folder` is a symbolic link."""
+  above = len(folder.parts)
+  return any(
+    os.path.islink(os.path.join(*path.parts[:end]))
+    for end in range(above + 1, len(path.parts) + 1)
+  )
+
+
 def safe_join(folder, name, *, where='a data file', follow_links=False):
   """folder / name, for a name that was read from a file.
 
@@ -50,6 +59,8 @@ def safe_join(folder, name, *, where='a data file', follow_links=False):
   """
   folder = pathlib.Path(folder)
   path = folder / check_relative(name, where)
+  if not _has_link(folder, path):  # nearly always, and resolving is slow
+    return path
   try:
     leaves = not path.resolve().is_relative_to(folder.resolve())
   except (OSError, RuntimeError) as error:  # links in a circle
