@@ -14,7 +14,7 @@ import copy
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -171,6 +171,7 @@ class Pipeline:
     tile: int | tuple[int, int] | None = None,
     overlap: int | tuple[int, int] | None = None,
     num_samples: int = 1,
+    callback: Callable[[int, int, Any, Any], None] | None = None,
   ) -> PanopticResult:
     """One picture -> its panoptic segments, at the picture's size.
 
@@ -185,6 +186,9 @@ class Pipeline:
       overlap: of neighbouring tiles; None is a quarter of a tile.
       num_samples: draws several masks (of each tile) and keeps the one that
         agrees best with the others; `agreement` says where they do.
+      callback: called after each step of sampling as (step, num_steps, the
+        sample, the estimate of the analog bits), the last two [n, h, w, k].
+        Every other function is compiled anew: keep one.
 
     Raises:
       ValueError: a picture that cannot be read, or an argument out of range.
@@ -192,7 +196,8 @@ class Pipeline:
     if num_samples < 1:
       raise ValueError(f'num_samples={num_samples} must be at least 1.')
     image = as_rgb(image)
-    sample_fn = self.experiment.sample_fn(steps, td, num_samples)
+    told = {'callback': callback} if callback else {}
+    sample_fn = self.experiment.sample_fn(steps, td, num_samples, **told)
     key = jax.random.split(jax.random.key(seed), 1)[0]
 
     def draw(part, key, task):

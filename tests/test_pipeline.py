@@ -272,6 +272,16 @@ def test_tiles_of_a_perfect_model_give_the_truth(pipe):
   assert experiment.calls == 2 * len(tiles.windows((60, 90), (25, 32)))
 
 
+def test_a_callback_sees_every_step(pipe):
+  seen = []
+  image = np.full((40, 50, 3), 90, np.uint8)
+  told = pipe.segment(image, steps=3, callback=lambda *args: seen.append(args))
+  assert [s[:2] for s in seen] == [(0, 3), (1, 3), (2, 3)]
+  assert seen[0][2].shape == seen[0][3].shape and seen[0][2].ndim == 4
+  plain = pipe.segment(image, steps=3)
+  np.testing.assert_array_equal(told.segmentation, plain.segmentation)
+
+
 def test_an_empty_folder(pipe, tmp_path):
   with pytest.raises(ValueError, match='has no pictures'):
     pipe.predict([tmp_path], tmp_path / 'out')

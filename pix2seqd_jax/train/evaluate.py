@@ -35,7 +35,15 @@ def make_sampler(
   Compiled once for each shape of the batch. Parameters keep their shardings;
   with a mesh, the raw answers are split like the batch. `options` are further
   arguments of model.sample (guidance, returns, callback).
+
+  Raises:
+    ValueError: a callback of a computation on several devices.
   """
+  if options.get('callback') and mesh is not None and mesh.size > 1:
+    raise ValueError(
+      f'callback: steps are reported in order from one device, but the mesh '
+      f'has {mesh.size}; sample without a mesh, or without a callback.'
+    )
 
   def sample_and_decode(params, batch, keys):
     x_0 = model.sample(

@@ -84,3 +84,9 @@ def test_what_is_returned_and_the_callback():
   assert [s[:2] for s in seen] == [(0, 3), (1, 3), (2, 3)]
   np.testing.assert_allclose(seen[-1][2], state, atol=1e-6)
   np.testing.assert_allclose(seen[-1][3], sample(), atol=1e-6)
+
+
+def test_a_callback_is_for_one_device():
+  mesh = jax.make_mesh((2,), ('data',))
+  with pytest.raises(ValueError, match='the mesh has 2'):
+    sample(mesh=mesh, callback=print)
