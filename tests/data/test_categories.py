@@ -23,7 +23,7 @@ def test_round_trip(tmp_path):
     ('{}', 'list of at least one category'),
     ('[]', 'list of at least one category'),
     ('[{"id": 1, "name": "a"}]', "lacks 'isthing'"),
-    ('[3]', "category 3 is no object"),
+    ('[3]', 'category 3 is no object'),
     (
       '[{"id": 1, "name": "a", "isthing": 1},'
       ' {"id": 1, "name": "b", "isthing": 0}]',
