@@ -98,7 +98,7 @@ WRONG = {
   ),
   'the optimizer': ({'optimizer__name': 'adan'}, r"optimizer\.name='adan'"),
   'the order of ids': ({'data__id_order': 'rasta'}, "'rasta'.*'raster'"),
-  'where to encode': ({'data__encode': 'gpu'}, 'host or device'),
+  'where to encode': ({'data__encode': 'gpu'}, 'host, device'),
   'the split': ({'data__eval__split': 'val'}, "'val'.*Known: train"),
   'no steps of sampling': ({'sample__steps': 0}, r'sample\.steps=0 must be'),
   'no steps of training': ({'train__steps': 0}, r'train\.steps=0 must be'),
@@ -124,7 +124,7 @@ WRONG = {
     {'data__num_classes': 6},
     r'data\.num_classes=6 but shapes has 7 classes; set',
   ),
-  'one instance': ({'data__max_instances': 1}, 'must be at least 2'),
+  'one instance': ({'data__max_instances': 1}, 'counts the null id 0'),
   'a mask of another shape': (
     {'data__mask_size': (33, 33)},
     r'mask_size=\(33, 33\)',

@@ -105,7 +105,7 @@ def test_errors_come_without_a_traceback(tmp_path):
 
 def test_a_wrong_key_is_refused_with_a_suggestion():
   said = failure(CONFIG, '--workdir=w', '--config.optimizer.learning_rat=1')
-  assert 'learning_rat' in said and 'Did you mean "learning_rate"' in said
+  assert 'learning_rat' in said and "Did you mean 'learning_rate'" in said
 
 
 def test_a_coordinator_that_is_not_there_is_named():

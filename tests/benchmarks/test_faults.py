@@ -1,6 +1,5 @@
 """Damage is found where it was done, and a run goes on without it."""
 
-import json
 import logging
 
 import numpy as np
@@ -69,13 +68,3 @@ def test_each_miss_fails_the_bar():
     assert not faults._verdict(*good[:i], bad, *good[i + 1 :])[0]
   for named in ([0], [2]):
     assert not faults._verdict(*good[:5], named, [])[0]
-
-
-@pytest.mark.timeout(900)
-def test_a_run_on_real_files(shared, tmp_path):
-  argv = ['--num', '32', '--out', str(tmp_path)]
-  argv += ['--data', str(shared / 'data' / 'nuclei')]
-  assert faults.main(argv) == 0
-  found = json.loads((tmp_path / 'results.json').read_text())
-  assert found['ok'] and len(found['damaged']) == 8
-  assert ': as it should.' in (tmp_path / 'results.md').read_text()
