@@ -184,7 +184,9 @@ class Experiment(build_data.DataParts):
 
   def _sampling_part(self, key, known):
     """known[sample.KEY](**sample.KEY_args)."""
-    name, kwargs = (self.config['sample'][k] for k in (key, f'{key}_args'))
+    config = self.config['sample']
+    name, told = recipe.parse_call(f'sample.{key}', config[key])
+    kwargs = {**config[f'{key}_args'], **told}
     if name not in known:
       raise ValueError(
         f'sample.{key}={name!r} is unknown.{did_you_mean(name, known)} '

@@ -3,6 +3,7 @@
 Unknown keys are refused: a key that nothing reads is a typing error.
 """
 
+import ast
 from collections.abc import Mapping
 from typing import Any
 
@@ -174,6 +175,28 @@ def unknown_key(key: str) -> str:
     f'no key of this config is named {key!r}.{did_you_mean(key, known)} '
     'Flags are --config.SECTION.KEY=VALUE; the recipe shows them all.'
   )
+
+
+def parse_call(where: str, text: str) -> tuple[str, dict[str, Any]]:
+  """'heun' -> ('heun', {}); 'ddim(eta=0.5)' -> ('ddim', {'eta': 0.5}).
+
+  So that arguments can be given on the command line.
+
+  Raises:
+    ValueError: it is neither a name nor a call of one with plain values.
+  """
+  try:
+    call = ast.parse(text.strip(), mode='eval').body
+    if isinstance(call, ast.Name):
+      return call.id, {}
+    if call.args or any(k.arg is None for k in call.keywords):
+      raise ValueError('only NAME=VALUE may stand in the brackets')
+    values = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+    return call.func.id, values
+  except (SyntaxError, AttributeError, ValueError, MemoryError) as error:
+    raise ValueError(
+      f'{where}={text!r} must be a name, or a call like ddim(eta=0.5): {error}.'
+    ) from error
 
 
 def construct(kind: str, entry, kwargs: Mapping[str, Any]):
