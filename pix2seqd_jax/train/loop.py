@@ -252,6 +252,8 @@ class _Run:
     if every(step, self.every.eval, self.num_steps) and reason is None:
       try:
         results = stop.call(self.evaluate, state, step)
+      except NotFinite:
+        raise  # no checkpoint may hold this state
       except Exception:
         # Of several processes one may have failed alone: the others would
         # not come to a save.

@@ -153,8 +153,12 @@ def poisoned(start, bad=6):
     yield batch
 
 
-@pytest.mark.parametrize('save_every, kept', [(2, [2, 4]), (3, [3])])
-def test_nan_names_the_step_and_is_never_saved(tmp_path, save_every, kept):
+@pytest.mark.parametrize(
+  'save_every, eval_every, kept', [(2, 0, [2, 4]), (3, 0, [3]), (4, 6, [4])]
+)
+def test_nan_names_the_step_and_is_never_saved(
+  tmp_path, save_every, eval_every, kept
+):
   run = Setup(TurnsNaN())
   with checkpoint.Checkpointer(tmp_path / 'checkpoints') as saved:
     with pytest.raises(loop.NotFinite, match='step 6'):
@@ -164,6 +168,8 @@ def test_nan_names_the_step_and_is_never_saved(tmp_path, save_every, kept):
         batches_from=poisoned,
         checkpointer=saved,
         save_every=save_every,
+        eval_every=eval_every,
+        eval_fn=lambda held, i: {'pq': 1.0},
         log_every=10,
       )
     assert saved.steps() == kept
