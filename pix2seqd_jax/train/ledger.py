@@ -25,6 +25,9 @@ from pix2seqd_jax import types
 
 FILE = 'ledger.jsonl'  # of process 0; the others' are ledger.1.jsonl, ...
 _HEX = 16  # digits of a row's hash: 64 bits
+# How a row came about, under data.on_bad_example='skip', and not what it is: a
+# run that a bad example stopped may go on with that setting.
+_UNHASHED = (*types.HOST_KEYS, 'skipped')
 _STEP = re.compile(rb'\{"step": (\d+), ')
 
 
@@ -46,13 +49,15 @@ def hash_rows(
 ) -> Rows:
   """Hashes this process's rows of a host batch: every array, 64 bits a row.
 
+  All arrays but `skipped`, which good examples have under one policy only.
+
   The hash takes in the names, types and shapes of the arrays. It does not
   depend on what else is in the batch, so not on the number of processes.
   """
   arrays = {
     k: np.ascontiguousarray(v)
     for k, v in sorted(batch.items())
-    if k not in types.HOST_KEYS
+    if k not in _UNHASHED
   }
   heads = {
     k: f'{k} {v.dtype.str} {v.shape[1:]};'.encode() for k, v in arrays.items()

@@ -80,6 +80,15 @@ def test_a_row_does_not_depend_on_its_neighbours_and_meta_is_not_hashed():
   assert hashes[0][0] == hashes[1][0] and hashes[0][1] != hashes[1][1]
 
 
+def test_a_run_stopped_by_a_bad_example_may_go_on_with_skip(tmp_path):
+  _run(tmp_path, [1, 2])
+  whole = ledger.read(tmp_path)
+  book = ledger.Ledger(tmp_path, 1)  # step 2 was done, but not saved
+  book.write(2, book.hash(_batch(2) | {'skipped': np.zeros(8, np.int32)}))
+  book.close()
+  assert ledger.read(tmp_path) == whole
+
+
 @pytest.mark.parametrize('cut', [1, 30, 100])
 def test_a_line_that_a_kill_cut_short_is_done_again(tmp_path, cut):
   _run(tmp_path, range(1, 5))
