@@ -193,7 +193,10 @@ def parse_call(where: str, text: str) -> tuple[str, dict[str, Any]]:
       raise ValueError('only NAME=VALUE may stand in the brackets')
     values = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
     return call.func.id, values
-  except (SyntaxError, AttributeError, ValueError, MemoryError) as error:
+  except (
+    *(SyntaxError, AttributeError, ValueError, TypeError),
+    *(MemoryError, RecursionError),
+  ) as error:
     raise ValueError(
       f'{where}={text!r} must be a name, or a call like ddim(eta=0.5): {error}.'
     ) from error

@@ -21,7 +21,9 @@ def test_parse_call(text, found):
 
 
 @pytest.mark.parametrize(
-  'text', ['', 'a b', 'a(1)', 'a(**{})', 'a(x=print(1))', 'a.b(x=1)', '3', 'f(']
+  'text',
+  ['', 'a b', 'a(1)', 'a(**{})', 'a(x=print(1))', 'a.b(x=1)', '3', 'f(']
+  + ['a(x={[]: 1})', 'a(x=' + '-' * 5000 + '1)'],
 )
 def test_what_is_no_call(text):
   with pytest.raises(ValueError, match=r'sample\.stepper=.*must be a name'):
