@@ -210,6 +210,8 @@ def _evaluate(experiment, folder, step, watch) -> dict[str, float]:
         done = found
       if not watch or done == experiment.loop.steps:
         return results
+      if distributed.preempted():  # of several, SIGTERM alone ends none
+        raise distributed.Preempted
       time.sleep(_POLL_SECONDS)
 
 

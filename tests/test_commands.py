@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import jax
 import numpy as np
@@ -192,6 +193,17 @@ def test_watch_evaluates_each_checkpoint_and_ends(copy, monkeypatch):
   results = commands.evaluate(copy, watch=True)
   assert seen == [3, 6]
   assert 0 <= results['pq'] <= 1
+
+
+def test_sigterm_ends_a_watch_of_several_processes(tmp_path, monkeypatch):
+  """Theirs is caught by jax's service: who never asks goes on for ever."""
+  monkeypatch.setattr(commands.distributed, 'preempted', lambda: True)
+  monkeypatch.setattr(commands, '_POLL_SECONDS', 0)
+  experiment = types.SimpleNamespace(
+    note_bad_examples=lambda folder: None, loop=types.SimpleNamespace(steps=6)
+  )
+  with pytest.raises(commands.distributed.Preempted):
+    commands._evaluate(experiment, tmp_path, '', watch=True)
 
 
 def test_predict_writes_into_the_work_directory(copy, tmp_path):
