@@ -94,7 +94,7 @@ class Checkpointer:
     if keep < 1 or keep_every < 0 or best_mode not in ('max', 'min'):
       raise ValueError(
         f'train.keep={keep} must be at least 1, train.keep_every={keep_every} '
-        f"at least 0, and train.best_mode={best_mode!r} 'max' or 'min'."
+        f"at least 0, and best_mode={best_mode!r} 'max' or 'min'."
       )
     self.directory = pathlib.Path(directory).absolute()
     self.best_metric = best_metric
@@ -320,10 +320,6 @@ class Checkpointer:
       with ocp.StandardCheckpointer() as checkpointer:
         frozen = checkpointer.restore(self._frozen_path, frozen)
     return _state(found, frozen)
-
-  def reached_preemption(self, step: int) -> bool:
-    """Whether all processes were told to stop after this step."""
-    return self._manager.reached_preemption(step)
 
   def wait(self) -> None:
     """Until what is being saved is on disk and sealed."""
