@@ -1,0 +1,205 @@
+"""Whose checkpoints can be read, and `load`, which reads a network of one."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from pix2seqd_jax.pretrained import hub, part, torch_files
+from pix2seqd_jax.pretrained.plan import Plan
+
+CASTS = ('float32', 'float16', 'bfloat16', 'keep')
+
+
+class Source(NamedTuple):
+  """A family of checkpoints.
+
+  Attributes:
+    parts: the networks in it; of a folder with subfolders, these are their
+      names, as in diffusers.
+    prefixes: {what the names of a file with all parts begin with: the part}.
+  """
+
+  parts: Mapping[str, part.Part]
+  prefixes: Mapping[str, str] = {}
+
+
+class Found(NamedTuple):
+  """One network in a checkpoint, nothing of it read yet."""
+
+  module: nn.Module
+  plan: Plan
+  tensors: Mapping[str, Any]
+
+  def read(self, cast: str | None = None) -> dict[str, Any]:
+    """{'params': ..., 'batch_stats': ...}, NumPy; see `load` for `cast`."""
+    if cast not in (None, *CASTS):
+      raise ValueError(f'cast={cast!r} must be one of {", ".join(CASTS)}.')
+    if cast is None:
+      _refuse_half(self)
+    return self.plan.tree(self.tensors, _dtype(cast))
+
+
+def _dtype(cast):
+  if cast == 'bfloat16':
+    import ml_dtypes
+
+    return ml_dtypes.bfloat16
+  return None if cast == 'keep' else np.dtype(cast or 'float32')
+
+
+def _refuse_half(found: Found) -> None:
+  used = {row.theirs: found.tensors[row.theirs] for row in found.plan.rows}
+  half = list(torch_files.half_precision(used))
+  if half:
+    kinds = ' and '.join(sorted({used[name].dtype for name in half}))
+    raise ValueError(
+      f'{len(half)} of {len(used)} arrays are in {kinds} (the first is '
+      f'{half[0]}); the originals trained in float32. Take the float32 file, '
+      "or accept the rounding with cast='float32' (--cast float32)."
+    )
+
+
+def find(
+  source: str,
+  path: str | os.PathLike,
+  *,
+  only: str | None = None,
+  key: str | None = None,
+) -> dict[str, Found]:
+  """The networks of a checkpoint, by part; no value is read.
+
+  Args:
+    source: a key of SOURCES.
+    path: a file or a folder of weights, a folder of a whole pipeline with one
+      subfolder a part, or a name on the Hub, hf://owner/repo/path.
+    only: the part wanted; None: all that are there.
+    key: where in a .pt file the weights are; see torch_files.read.
+
+  Raises:
+    ValueError: unknown source or part, unreadable files, or names that do not
+      fit: one error lists them all.
+  """
+  parts, prefixes = _source(source, only)
+  path = hub.resolve(path)
+  wanted = tuple(parts) if only is None else (only,)
+  folders = [name for name in parts if (path / name).is_dir()]
+  if folders:
+    pieces = {
+      name: (torch_files.read(path / name, key), _config(path / name))
+      for name in wanted
+      if name in folders
+    }
+  else:
+    tensors = torch_files.read(path, key)
+    pieces = {
+      name: (some, _config(path))
+      for name, some in _split(parts, prefixes, tensors, only).items()
+      if name in wanted
+    }
+  if not pieces:
+    raise ValueError(f'{path} has no {only}; it has {", ".join(folders)}.')
+  found = {}
+  for name, (some, config) in pieces.items():
+    try:
+      module, plan = part.plan(parts[name], some, config)
+    except ValueError as error:
+      raise ValueError(f'{path}, as {name} of {source}: {error}') from error
+    found[name] = Found(module, plan, some)
+  return found
+
+
+def _source(source: str, only: str | None) -> Source:
+  found = SOURCES.get(source)
+  if found is None:
+    raise ValueError(
+      f'{source!r} is none of the checkpoints that can be read: '
+      f'{", ".join(SOURCES)}.'
+    )
+  if only is not None and only not in found.parts:
+    raise ValueError(f'part={only!r}: {source} has {", ".join(found.parts)}.')
+  return found
+
+
+def _split(parts, prefixes, tensors, only) -> dict[str, dict[str, Any]]:
+  """{part: its tensors}: by their prefix, by the part asked for, by marks."""
+  by_prefix: dict[str, dict[str, Any]] = {}
+  for prefix, name in prefixes.items():
+    some = {k: v for k, v in tensors.items() if k.startswith(prefix)}
+    if some:
+      by_prefix[name] = some
+  if by_prefix:
+    return by_prefix
+  if only is not None:
+    return {only: tensors}
+  marked = [
+    name
+    for name, one in parts.items()
+    if one.mark in part.spell(one, tensors).values()
+  ]
+  if len(parts) == 1:
+    marked = list(parts)
+  if len(marked) != 1:
+    raise ValueError(
+      f'these weights look like {" and ".join(marked) or "none"} of '
+      f'{", ".join(parts)} (their names begin with '
+      f'{", ".join(sorted(tensors)[:3])}); say which with --part.'
+    )
+  return {marked[0]: tensors}
+
+
+def _config(path: pathlib.Path) -> Mapping[str, Any] | None:
+  """The config.json of a folder, or beside a file."""
+  file = (path if path.is_dir() else path.parent) / 'config.json'
+  if not file.is_file():
+    return None
+  try:
+    found = json.loads(file.read_text())
+  except ValueError as error:
+    raise ValueError(f'{file} is no JSON: {error}.') from error
+  if not isinstance(found, dict):
+    raise ValueError(f'{file} must hold a JSON object.')
+  return found
+
+
+def load(
+  source: str,
+  path: str | os.PathLike,
+  only: str | None = None,
+  *,
+  cast: str | None = None,
+  key: str | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+  """A network of somebody's checkpoint: our module and its variables.
+
+  `module, variables = load('sd15', 'stable-diffusion-v1-5', 'unet')`, then
+  `module.apply(variables, x, t, context)`. Change what is not a size with
+  `module.clone(dtype=jnp.bfloat16, remat=True)`. The host's memory peaks at
+  the size of the variables and one array more.
+
+  Args:
+    source: a key of SOURCES.
+    path: see `find`.
+    only: which part; None where the checkpoint has a single one.
+    cast: None: float32, and an error for weights in half precision; 'float32'
+      takes those too; 'bfloat16', 'float16'; 'keep' leaves every type.
+    key: where in a .pt file the weights are.
+
+  Raises:
+    ValueError: as `find`; or the checkpoint has several parts and none is
+      asked for.
+  """
+  found = find(source, path, only=only, key=key)
+  if len(found) != 1:
+    raise ValueError(
+      f'{path} has {", ".join(found)}; say which is wanted with only=.'
+    )
+  (one,) = found.values()
+  return one.module, one.read(cast)
+
+
+SOURCES: dict[str, Source] = {}

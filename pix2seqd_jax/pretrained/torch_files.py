@@ -1,0 +1,257 @@
+"""Files of PyTorch weights as {name: tensor}, read one tensor at a time.
+
+safetensors (one file, or shards with their index), a folder that holds either,
+and PyTorch's own files if torch is installed. Nothing in a file is ever
+executed: pickles are read by torch with weights_only=True, or not at all.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+# In the order in which a folder is searched, as diffusers and transformers do.
+STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')
+_NAMES = tuple(
+  stem + ending
+  for ending in ('.safetensors', '.safetensors.index.json', '.bin')
+  for stem in STEMS
+)
+_PICKLES = ('.bin', '.pt', '.pth', '.ckpt')
+_TYPES = {
+  'F64': 'float64',
+  'F32': 'float32',
+  'F16': 'float16',
+  'BF16': 'bfloat16',
+  'I64': 'int64',
+  'I32': 'int32',
+  'I16': 'int16',
+  'I8': 'int8',
+  'U8': 'uint8',
+  'BOOL': 'bool',
+}
+# Where a training script puts a model beside its optimizer.
+_KEYS = ('state_dict', 'model', 'module', 'model_state_dict', 'ema')
+
+
+class Tensor:
+  """An array in a file: its shape and type at once, its values on demand."""
+
+  def __init__(
+    self,
+    shape: tuple[int, ...],
+    dtype: str,
+    read: Callable[[], np.ndarray],
+  ):
+    self.shape, self.dtype, self._read = tuple(shape), dtype, read
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None):
+    value = self._read()
+    return value if dtype is None else value.astype(dtype, copy=False)
+
+
+def read(path: str | os.PathLike, key: str | None = None) -> dict[str, Tensor]:
+  """The tensors of a file or of a folder, by name.
+
+  Args:
+    path: a .safetensors file, its .index.json, a .bin/.pt/.pth/.ckpt file, or
+      a folder with one that has its usual name.
+    key: where in a .pt file the weights are; None: found if it is clear.
+
+  Raises:
+    ValueError: no such file, a truncated one, a missing shard, a pickle that
+      holds more than tensors, an unknown type.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    path = _in_folder(path)
+  if not path.is_file():
+    raise ValueError(f'{path} does not exist; name a file of weights.')
+  if path.name.endswith('.index.json'):
+    return _read_shards(path)
+  if path.suffix in _PICKLES:
+    return _read_pickle(path, key)
+  if path.suffix != '.safetensors':
+    raise ValueError(
+      f'{path} is no file of weights by its name; it must end in .safetensors, '
+      f'.safetensors.index.json, {", ".join(_PICKLES)}.'
+    )
+  return _read_safetensors(path)
+
+
+def _in_folder(folder: pathlib.Path) -> pathlib.Path:
+  for name in _NAMES:
+    if (folder / name).is_file():
+      return folder / name
+  others = sorted(
+    p.name
+    for p in folder.iterdir()
+    if p.suffix in ('.safetensors', *_PICKLES) or p.name.endswith('.index.json')
+  )
+  found = f'; it has {", ".join(others)}: name one of them' if others else ''
+  raise ValueError(f'{folder} holds none of {", ".join(_NAMES)}{found}.')
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
+  tensors = {}
+  with _opened(path) as file:
+    for name in file.keys():  # noqa: SIM118 -- not a mapping
+      part = file.get_slice(name)
+      kind = part.get_dtype()
+      if kind not in _TYPES:
+        raise ValueError(
+          f'{path}: {name} has the type {kind}, which is none of '
+          f'{", ".join(_TYPES)}; save it in one of them.'
+        )
+      tensors[name] = Tensor(
+        part.get_shape(), _TYPES[kind], lambda name=name: _value(path, name)
+      )
+  return tensors
+
+
+def _value(path: pathlib.Path, name: str) -> np.ndarray:
+  # Opened for each tensor: what is read through one mapping of the file stays
+  # in memory until it is closed, which would be a second copy of the weights.
+  with _opened(path) as file:
+    return file.get_tensor(name)
+
+
+def _opened(path: pathlib.Path):
+  import safetensors
+
+  try:
+    return safetensors.safe_open(path, framework='numpy')
+  except safetensors.SafetensorError as error:
+    raise ValueError(
+      f'{path} is not a whole safetensors file ({error}); it was cut short or '
+      'is of another kind. Download it again.'
+    ) from error
+
+
+def _read_shards(index: pathlib.Path) -> dict[str, Tensor]:
+  """The tensors of all shards that an index names."""
+  try:
+    places = json.loads(index.read_text())['weight_map']
+    files = sorted(set(places.values()))
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f'{index} is no index of shards: it needs a "weight_map" of names to '
+      f'files ({error!r}).'
+    ) from error
+  for name in files:
+    if not isinstance(name, str) or pathlib.PurePath(name).name != name:
+      raise ValueError(
+        f'{index} names the shard {name!r}; a shard is a file beside its index.'
+      )
+  missing = [name for name in files if not (index.parent / name).is_file()]
+  if missing:
+    raise ValueError(
+      f'{index} names {len(files)} shards and {len(missing)} are missing: '
+      f'{", ".join(missing)}. Put them beside the index.'
+    )
+  shards = {name: read(index.parent / name) for name in files}
+  lost = [name for name, file in places.items() if name not in shards[file]]
+  if lost:
+    raise ValueError(
+      f'{index} promises {len(lost)} tensors that its shards do not hold: '
+      f'{", ".join(lost[:10])}.'
+    )
+  return {name: shards[file][name] for name, file in places.items()}
+
+
+def _read_pickle(path: pathlib.Path, key: str | None) -> dict[str, Tensor]:
+  found = _state_dict(path, _unpickled(path), key)
+  return {
+    name: Tensor(
+      tuple(value.shape),
+      str(value.dtype).removeprefix('torch.'),
+      lambda value=value: _from_torch(value),
+    )
+    for name, value in found.items()
+  }
+
+
+def _unpickled(path: pathlib.Path) -> Any:
+  try:
+    import torch
+  except ImportError as error:
+    raise ValueError(
+      f'{path} is a PyTorch file, which only torch reads safely: pip install '
+      'torch, or name the .safetensors file of the same weights.'
+    ) from error
+  import pickle
+
+  try:
+    options = {'map_location': 'cpu', 'weights_only': True}
+    try:
+      return torch.load(path, mmap=True, **options)
+    except RuntimeError:  # files of torch before 1.6 cannot be mapped
+      return torch.load(path, **options)
+  except pickle.UnpicklingError as error:
+    raise ValueError(
+      f'{path} holds Python objects beside tensors, and reading them would '
+      'execute code of the file. It is refused; save its tensors as '
+      f'safetensors where you trust it. ({_first_line(error)})'
+    ) from error
+  except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    raise ValueError(
+      f'{path} is no whole PyTorch file of weights: {_first_line(error)}'
+    ) from error
+
+
+def _first_line(error: Exception) -> str:
+  return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _is_tensor(value: Any) -> bool:
+  return all(hasattr(value, a) for a in ('shape', 'dtype', 'detach'))
+
+
+def _weights(found: Any) -> dict[str, Any]:
+  """The tensors of a mapping, by name."""
+  if not isinstance(found, Mapping):
+    return {}
+  return {k: v for k, v in found.items() if _is_tensor(v)}
+
+
+def _state_dict(
+  path: pathlib.Path, found: Any, key: str | None
+) -> dict[str, Any]:
+  if key is None and _weights(found):
+    return _weights(found)
+  nested = {} if not isinstance(found, Mapping) else found
+  choices = [k for k, v in nested.items() if _weights(v)]
+  if key is None:
+    known = [k for k in _KEYS if k in choices]
+    key = next(iter(known or (choices if len(choices) == 1 else ())), None)
+  if key not in choices:
+    raise ValueError(
+      f'{path} holds no weights{"" if key is None else f" under {key!r}"}; '
+      f'name with key= (--key) one of {sorted(map(str, choices))}.'
+      if choices
+      else f'{path} holds no tensors by name.'
+    )
+  return _weights(nested[key])
+
+
+def _from_torch(value: Any) -> np.ndarray:
+  import torch
+
+  value = value.detach()
+  if value.dtype == torch.bfloat16:  # NumPy has none of its own
+    import ml_dtypes
+
+    return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+  return value.numpy()
+
+
+def half_precision(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+  """The names of those in float16 or bfloat16."""
+  return (
+    name
+    for name, tensor in tensors.items()
+    if tensor.dtype in ('float16', 'bfloat16')
+  )
