@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from pix2seqd_jax.architectures import layers
 
@@ -23,6 +23,8 @@ def attend(
   k: Float[Array, 'b m heads d'],
   v: Float[Array, 'b m heads d'],
   implementation: str = 'auto',
+  is_causal: bool = False,
+  mask: Bool[Array, 'b m'] | Bool[Array, '#b #heads #n m'] | None = None,
 ) -> Float[Array, 'b n heads d']:
   """softmax(q k^T / sqrt(d)) v for each head; the softmax in float32 at least.
 
@@ -35,6 +37,9 @@ def attend(
       with m and not with n m; 'auto' is 'chunked' for 1,024 queries or more
       on CPU and for more than 2^28 scores anywhere, else 'xla'. The results
       are equal up to rounding.
+    is_causal: query i sees the keys 0..i only.
+    mask: True where a query sees a key; [b, m] for padded keys. A query that
+      sees no key gets finite values that mean nothing.
 
   Returns:
     For each query the weighted mean of the values.
@@ -45,9 +50,11 @@ def attend(
     scores = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1]
     is_long = (on_cpu and q.shape[1] >= _LONG) or scores > _MANY
     implementation = 'chunked' if is_long else 'xla'
+  if mask is not None and mask.ndim == 2:
+    mask = mask[:, None, None, :]
   if implementation == 'xla' or q.shape[1] <= 1:
-    return _attend(q, k, v)
-  return _attend_chunked(q, k, v)
+    return _attend(q, k, v, is_causal=is_causal, mask=mask)
+  return _attend_chunked(q, k, v, is_causal, mask)
 
 
 def check(implementation: str) -> None:
@@ -59,25 +66,46 @@ def check(implementation: str) -> None:
     )
 
 
-def _attend(q, k, v):
+def _attend(q, k, v, is_causal=False, mask=None, first=0):
+  """`first` is the index of the first query, for the causal rule."""
   q = q * q.shape[-1] ** -0.5
   scores = jnp.einsum(
     'bqhd,bkhd->bhqk', q, k, preferred_element_type=layers.wide(q.dtype)
   )
+  if is_causal:
+    queries = first + jnp.arange(q.shape[1])
+    sees = queries[:, None] >= jnp.arange(k.shape[1])
+    mask = sees if mask is None else mask & sees
+  if mask is not None:
+    # Not -inf, of which a query that sees nothing would make NaN.
+    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
   weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
   return jnp.einsum('bhqk,bkhd->bqhd', weights, v)
 
 
-def _attend_chunked(q, k, v):
+def _attend_chunked(q, k, v, is_causal, mask):
   b, n, heads, d = q.shape
   num_chunks = -(-n // min(_CHUNK, max(1, n // 2)))
   size = -(-n // num_chunks)  # even chunks: 4,097 queries are 9 of 456
   padding = num_chunks * size - n
-  q = jnp.pad(q, ((0, 0), (0, padding), (0, 0), (0, 0)))
-  q = jnp.moveaxis(q.reshape(b, num_chunks, size, heads, d), 1, 0)
+
+  def split(x, axis):
+    """Chunks of the axis of queries, as a new first axis."""
+    pads = [(0, padding if i == axis else 0) for i in range(x.ndim)]
+    shape = (*x.shape[:axis], num_chunks, size, *x.shape[axis + 1 :])
+    return jnp.moveaxis(jnp.pad(x, pads).reshape(shape), axis, 0)
+
+  chunks = {'q': split(q, 1), 'first': size * jnp.arange(num_chunks)}
+  if mask is not None and mask.shape[2] > 1:
+    chunks['mask'] = split(mask, 2)
+    mask = None
+
+  def one(chunk):
+    return _attend(k=k, v=v, is_causal=is_causal, **{'mask': mask, **chunk})
+
   # lax.map is a scan, which needs no guard against common subexpressions.
-  one = jax.checkpoint(lambda chunk: _attend(chunk, k, v), prevent_cse=False)
-  out = jnp.moveaxis(jax.lax.map(one, q), 0, 1)  # [b, chunks, size, heads, d]
+  out = jax.lax.map(jax.checkpoint(one, prevent_cse=False), chunks)
+  out = jnp.moveaxis(out, 0, 1)  # [b, chunks, size, heads, d]
   return out.reshape(b, num_chunks * size, heads, d)[:, :n]
 
 

@@ -39,6 +39,52 @@ def test_chunks_change_no_gradient():
     np.testing.assert_allclose(whole, chunked, atol=1e-6)
 
 
+def _by_hand(q, k, v, sees):
+  """A loop over queries and heads that leaves out the keys unseen."""
+  q, k, v = map(np.asarray, (q, k, v))
+  sees = np.broadcast_to(sees, (*q.shape[:3], k.shape[1]))  # [b, n, heads, m]
+  out = np.zeros(q.shape)
+  for b, n, h in np.ndindex(*q.shape[:3]):
+    keys = np.flatnonzero(sees[b, n, h])
+    scores = k[b, keys, h] @ q[b, n, h] / q.shape[-1] ** 0.5
+    weights = np.exp(scores - scores.max())
+    out[b, n, h] = weights @ v[b, keys, h] / weights.sum()
+  return out
+
+
+@pytest.mark.parametrize('implementation', ['xla', 'chunked'])
+def test_keys_unseen_do_not_count(implementation):
+  n, m = 37, 41
+  inputs = _qkv(n, m)
+  rng = np.random.default_rng(0)
+  masks = [None]
+  for shape in (1, m), (1, 1, 1, m), (1, 1, n, m), (1, 2, n, m):
+    masks.append(rng.random(shape) < 0.5)
+    masks[-1][..., 0] = True  # the causal rule leaves query 0 nothing else
+  for mask in masks:
+    sees = np.ones((1, m), bool) if mask is None else mask
+    sees = np.moveaxis(sees[:, None, None] if sees.ndim == 2 else sees, 1, 2)
+    for is_causal in False, True:
+      if is_causal:
+        sees = sees & np.tri(n, m, dtype=bool)[:, None]
+      given = None if mask is None else jnp.asarray(mask)
+      ours = attention.attend(*inputs, implementation, is_causal, given)
+      np.testing.assert_allclose(ours, _by_hand(*inputs, sees), atol=1e-6)
+
+
+@pytest.mark.parametrize('implementation', ['xla', 'chunked'])
+def test_a_query_that_sees_nothing_is_finite(implementation):
+  inputs = _qkv(5, 7)
+  mask = jnp.zeros((1, 7), bool)
+
+  def loss(inputs):
+    return attention.attend(*inputs, implementation, mask=mask).sum()
+
+  value, gradients = jax.value_and_grad(loss)(inputs)
+  for array in (value, *gradients):
+    assert np.isfinite(array).all()
+
+
 def _holds_scores(n, m, implementation):
   q, k, v = _qkv(n, m)
   jaxpr = jax.make_jaxpr(
