@@ -1,19 +1,26 @@
-"""Other people's checkpoints -> directories of ours.
+r"""Other people's checkpoints -> directories of ours, and back.
 
+  python -m pix2seqd_jax.pretrained --from sd15 --checkpoint FILE_OR_FOLDER \
+    --out runs/sd15 [--part unet] [--cast float32] [--dry-run]
+  python -m pix2seqd_jax.pretrained --to sd15 --part unet \
+    --checkpoint runs/ldmseg --prefix unet --out exported/unet
   python -m pix2seqd_jax.pretrained --from pix2seq-tf --checkpoint CKPT \
     --out runs/original --config configs/pix2seq_d_coco.py:highres \
     --categories panoptic_val2017.json
-  python -m pix2seqd_jax.pretrained --from pix2seq-tf --checkpoint CKPT \
-    --part encoder --out runs/detector
 
-The first is one for Pipeline.from_pretrained and config.init_from. The second
-holds the encoder alone, of a Pix2Seq-D or of a detector, for
---config.init_from="(('runs/detector','encoder','encoder','exact'),)".
---config.KEY=VALUE changes the recipe. --dry-run prints which name becomes
-which, reads no value and writes nothing.
+The first takes files and folders of diffusers, transformers, CompVis, U-ViT
+and others, and names on the Hub (hf://owner/repo/path). Its directory is one
+for config.init_from: --config.init_from="(('runs/sd15','unet','net','exact'),)"
+starts the part `net` of a model from the part `unet` of the checkpoint. The
+second writes a part of a run under the original's names. The third makes a
+directory for Pipeline.from_pretrained too; with --part encoder it takes the
+encoder alone, of a Pix2Seq-D or of a detector. --config.KEY=VALUE changes its
+recipe. --dry-run prints which name becomes which, reads no value and writes
+nothing.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +30,8 @@ import jax
 
 from pix2seqd_jax import arguments, build, workdir
 from pix2seqd_jax.data import categories
-from pix2seqd_jax.pretrained import pix2seq_tf, tf_checkpoint
+from pix2seqd_jax.pretrained import part as parts
+from pix2seqd_jax.pretrained import pix2seq_tf, save, sources, tf_checkpoint
 from pix2seqd_jax.pretrained.plan import Plan
 from pix2seqd_jax.train import state, weights
 
@@ -160,6 +168,137 @@ def convert(
   ]
 
 
+def convert_parts(
+  source: str,
+  checkpoint: str,
+  out: str | None,
+  *,
+  part: str = 'all',
+  cast: str | None = None,
+  key: str | None = None,
+) -> list[str]:
+  """Converts networks of a checkpoint, or only says how (`out` is None).
+
+  Args:
+    source: a key of sources.SOURCES.
+    checkpoint: a file, a folder or a name on the Hub.
+    out: the directory to make; None writes nothing.
+    part: one of the source's, or 'all' that the checkpoint holds.
+    cast: None refuses half precision; see sources.load.
+    key: where in a .pt file the weights are.
+
+  Returns:
+    Lines to print.
+
+  Raises:
+    ValueError: see sources.find.
+  """
+  only = None if part == 'all' else part
+  found = sources.find(source, checkpoint, only=only, key=key)
+  lines = []
+  for name, one in found.items():
+    lines += [f'{name}: {type(one.module).__name__}', *one.plan.lines()]
+  if out is None:
+    return lines
+  folder = pathlib.Path(out)
+  _check_folder(folder)
+  net, stats = {}, {}
+  for name, one in found.items():
+    variables = one.read(cast)
+    net[name] = variables['params']
+    if 'batch_stats' in variables:
+      stats[name] = variables['batch_stats']
+  weights.save_params(folder, 0, {'net': net, 'stats': stats})
+  told = {'from': source, 'checkpoint': str(checkpoint), 'part': part}
+  told['networks'] = {
+    name: {'module': type(one.module).__name__, 'fields': _fields(one.module)}
+    | {'config': one.config}
+    for name, one in found.items()
+  }
+  (folder / FILE).write_text(json.dumps(told, indent=2) + '\n')
+  return [line for line in lines if ' -> ' not in line] + [
+    f'wrote {folder}; start from it with --config.init_from='
+    f"\"(('{folder}','{name}','<part of your model>','exact'),)\""
+    for name in found
+  ]
+
+
+def _fields(module) -> dict[str, Any]:
+  """What a module was made with, readable."""
+  skip = ('parent', 'name')
+  return {
+    field.name: value
+    if isinstance(value, (int, float, str, bool, tuple, type(None)))
+    else str(value)
+    for field in dataclasses.fields(module)
+    if field.name not in skip
+    for value in [getattr(module, field.name)]
+  }
+
+
+def export(
+  source: str,
+  checkpoint: str,
+  out: str,
+  *,
+  part: str,
+  prefix: str | None = None,
+  ema: bool = True,
+) -> list[str]:
+  """Writes a part of a run of ours under the original's names.
+
+  Args:
+    source: whose names, a key of sources.SOURCES.
+    checkpoint: a working directory of ours, or one that `convert_parts` made.
+    out: the folder to make: weights in safetensors, and config.json.
+    part: one of the source's.
+    prefix: where in the run's weights it is ('unet', 'frozen/vae'); by default
+      where `convert_parts` put it.
+    ema: the averaged weights where there are any.
+
+  Returns:
+    Lines to print.
+
+  Raises:
+    ValueError: unknown names, or the run has no such part.
+  """
+  one = sources.part_of(source, part)
+  folder = pathlib.Path(out)
+  _check_folder(folder)
+  variables = _under(weights.load_params(checkpoint, ema=ema), prefix or part)
+  if not variables:
+    raise ValueError(
+      f'--prefix={prefix or part}: {checkpoint} has no such weights; it has '
+      f'{", ".join(sorted(weights.load_params(checkpoint)["net"]))}.'
+    )
+  told = _told(checkpoint).get('networks', {}).get(prefix or part, {})
+  module = one.module(parts.shapes_of(one, variables), told.get('config'))
+  path = save.save(one, module, variables, folder)
+  return [f'wrote {path}, {type(module).__name__} by its original names']
+
+
+def _under(params, prefix) -> dict[str, Any]:
+  """{'params', 'batch_stats'} below a prefix, which may name its collection."""
+  first, _, rest = prefix.partition('/')
+  if first in ('net', 'frozen'):
+    sides = {'params': (first, rest)}
+  else:
+    sides = {'params': ('net', prefix), 'batch_stats': ('stats', prefix)}
+  found = {}
+  for name, (collection, path) in sides.items():
+    node = params.get(collection, {})
+    for word in filter(None, path.split('/')):
+      node = node.get(word, {})
+    if node:
+      found[name] = node
+  return found
+
+
+def _told(checkpoint) -> dict[str, Any]:
+  file = pathlib.Path(checkpoint) / FILE
+  return json.loads(file.read_text()) if file.is_file() else {}
+
+
 def parse(argv: Sequence[str] | None = None):
   """-> (arguments, {key: value} of --config.KEY=VALUE)."""
   parser = argparse.ArgumentParser(
@@ -167,11 +306,21 @@ def parse(argv: Sequence[str] | None = None):
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  add = parser.add_argument
-  add('--from', dest='source', required=True, choices=tuple(CONVERTERS))
-  add('--checkpoint', required=True, help='a folder, or a prefix in one')
+  add, add_exclusive = parser.add_argument, _exclusive(parser)
+  which = add_exclusive(required=True)
+  which('--from', dest='source', choices=(*CONVERTERS, *sources.SOURCES))
+  which('--to', choices=tuple(sources.SOURCES), help='the way back')
+  add('--checkpoint', required=True, help='a file, a folder, hf://owner/repo')
   add('--out', help='the directory to make; needed without --dry-run')
   add('--part', default='all', help="'all' (default), or what of the model")
+  add('--prefix', help='with --to: where in the run the part is')
+  add('--raw', action='store_true', help='with --to: not the averaged weights')
+  add(
+    '--cast',
+    choices=sources.CASTS,
+    help='the type to store; without it float32, and half precision is refused',
+  )
+  add('--key', help='where in a .pt file the weights are')
   add(
     '--config',
     default='configs/pix2seq_d_coco.py:highres',
@@ -193,18 +342,48 @@ def parse(argv: Sequence[str] | None = None):
   return args, {k.removeprefix('config.'): v for k, v in overrides.items()}
 
 
+def _exclusive(parser):
+  return lambda **how: parser.add_mutually_exclusive_group(**how).add_argument
+
+
 def main(argv: Sequence[str] | None = None) -> None:
   """The command."""
   args, overrides = parse(argv)
-  lines = convert(
+  print('\n'.join(_run(args, overrides)))
+
+
+def _run(args, overrides) -> list[str]:
+  out = None if args.dry_run else args.out
+  if args.to:
+    if out is None:
+      raise ValueError('--dry-run goes with --from; --to needs --out.')
+    return export(
+      args.to,
+      args.checkpoint,
+      out,
+      part=args.part,
+      prefix=args.prefix,
+      ema=not args.raw,
+    )
+  if args.source in CONVERTERS and (args.cast or args.key):
+    raise ValueError(f'--cast and --key do not go with --from {args.source}.')
+  if args.source in sources.SOURCES:
+    return convert_parts(
+      args.source,
+      args.checkpoint,
+      out,
+      part=args.part,
+      cast=args.cast,
+      key=args.key,
+    )
+  return convert(
     args.source,
     args.checkpoint,
-    None if args.dry_run else args.out,
+    out,
     arguments.load_config(args.config, overrides),
     part=args.part,
     classes=args.categories,
   )
-  print('\n'.join(lines))
 
 
 if __name__ == '__main__':

@@ -101,6 +101,18 @@ def entries(part: Part, module: nn.Module) -> tuple[Entry, ...]:
   return tuple(found)
 
 
+def shapes_of(
+  part: Part, variables: Mapping[str, Any]
+) -> dict[str, tuple[int, ...]]:
+  """{canonical name: their shape} of variables of ours, without a module."""
+  found = {}
+  for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
+    names, is_stack = _names(part, path, leaf.shape)
+    shape = tuple(leaf.shape[1:] if is_stack else leaf.shape)
+    found |= dict.fromkeys(names, _layout(path[-1], shape)[1])
+  return found
+
+
 def _names(part, path, shape) -> tuple[list[str], bool]:
   """The canonical names of one of our leaves, and whether it is a stack."""
   words = [_word(part, word) for word in path[1:-1]]

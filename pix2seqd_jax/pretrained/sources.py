@@ -34,6 +34,7 @@ class Found(NamedTuple):
   module: nn.Module
   plan: Plan
   tensors: Mapping[str, Any]
+  config: Mapping[str, Any] | None  # theirs
 
   def read(self, cast: str | None = None) -> dict[str, Any]:
     """{'params': ..., 'batch_stats': ...}, NumPy; see `load` for `cast`."""
@@ -109,8 +110,13 @@ def find(
       module, plan = part.plan(parts[name], some, config)
     except ValueError as error:
       raise ValueError(f'{path}, as {name} of {source}: {error}') from error
-    found[name] = Found(module, plan, some)
+    found[name] = Found(module, plan, some, config)
   return found
+
+
+def part_of(source: str, only: str) -> part.Part:
+  """A part of a source by its name; ValueError for an unknown one."""
+  return _source(source, only).parts[only]
 
 
 def _source(source: str, only: str | None) -> Source:
