@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from pix2seqd_jax.pretrained import hub, part, torch_files
+from pix2seqd_jax.pretrained import (
+  hub,
+  inception_fid,
+  part,
+  sd_unet,
+  sd_vae,
+  torch_files,
+)
 from pix2seqd_jax.pretrained.plan import Plan
 
 CASTS = ('float32', 'float16', 'bfloat16', 'keep')
@@ -208,4 +215,15 @@ def load(
   return one.module, one.read(cast)
 
 
-SOURCES: dict[str, Source] = {}
+_STABLE_DIFFUSION = Source(
+  {'unet': sd_unet.PART, 'vae': sd_vae.PART},
+  {
+    'model.diffusion_model.': 'unet',
+    'first_stage_model.': 'vae',
+  },
+)
+SOURCES = {
+  'sd15': _STABLE_DIFFUSION,
+  'sd21': _STABLE_DIFFUSION,
+  'inception-fid': Source({'inception': inception_fid.PART}),
+}
