@@ -33,7 +33,7 @@ class Posterior(NamedTuple):
   logvar: Float[Array, 'b h w c']
 
   @classmethod
-  def from_moments(cls, moments: Float[Array, 'b h w 2*c']) -> 'Posterior':
+  def from_moments(cls, moments: Float[Array, 'b h w m']) -> 'Posterior':
     """Mean and log-variance side by side, as they are stored for a data set."""
     mean, logvar = jnp.split(moments, 2, axis=-1)
     return cls(mean, jnp.clip(logvar, -30, 20))
