@@ -6,19 +6,24 @@ picture. The scale s belongs to the model and its data, not to the network:
 COCO. So moments are never scaled, s is an argument wherever a latent leaves
 (`Posterior.mode`, `Posterior.sample`) or comes back (`SDVAE.decode`), it is 1
 unless given, and it is kept in the metadata of the autoencoder in use.
+
+Latents of large pictures: see `sd_tiles`.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from pix2seqd_jax.architectures import attention, layers, sd_layers
 
 _EPSILON = 1e-6
 PARTS = ('encoder', 'decoder')
+Scale = float | int | Float[Array, '']
 
 
 class Posterior(NamedTuple):
@@ -43,7 +48,7 @@ class Posterior(NamedTuple):
     """Standard deviations."""
     return jnp.exp(0.5 * self.logvar)
 
-  def mode(self, scale: float | int = 1.0) -> Float[Array, 'b h w c']:
+  def mode(self, scale: Scale = 1.0) -> Float[Array, 'b h w c']:
     """scale x mean."""
     return _positive(scale) * self.mean
 
@@ -52,7 +57,7 @@ class Posterior(NamedTuple):
     rng: Array | None = None,
     *,
     noise: Float[Array, 'b h w c'] | None = None,
-    scale: float | int = 1.0,
+    scale: Scale = 1.0,
   ) -> Float[Array, 'b h w c']:
     """scale x (mean + std x noise), of either a key or normal noise."""
     if (rng is None) == (noise is None):
@@ -150,7 +155,7 @@ class SDVAE(nn.Module):
     return Posterior.from_moments(self.quant_conv(moments))
 
   def decode(
-    self, z: Float[Array, 'b h w c'], scale: float | int = 1.0
+    self, z: Float[Array, 'b h w c'], scale: Scale = 1.0
   ) -> Float[Array, 'b H W d']:
     """Pictures of z / scale, about [-1, 1] and not clipped."""
     self._has('decoder')
@@ -334,14 +339,16 @@ def _resnet(module, width, name):
 
 
 def _channels(what, x, channels):
-  if x.shape[-1] != channels:
+  if x.ndim != 4 or x.shape[-1] != channels:
     raise ValueError(
-      f'{what} must have {channels} channels, the last axis; this one has '
-      f'shape {x.shape}.'
+      f'{what} must be [batch, height, width, {channels}]; this one has shape '
+      f'{x.shape}.'
     )
 
 
 def _positive(scale):
-  if not scale > 0:
-    raise ValueError(f'scale={scale} must be positive.')
+  """The scale, refused if it is a number (not a value under jit) and wrong."""
+  if isinstance(scale, (float, int, np.generic)):
+    if not 0 < scale < math.inf:
+      raise ValueError(f'scale={scale} must be positive and finite.')
   return scale
