@@ -1,0 +1,317 @@
+"""Losses of LDMSeg's autoencoder of masks, at points (arXiv 2401.10227, 3.2).
+
+Points are drawn as in PointRend (https://arxiv.org/abs/1912.08193): some where
+the prediction is least certain, the rest anywhere. No mask of an id is ever
+made, and the gradient of one id or one picture is found before the next one is
+looked at, so that memory is that of the logits.
+
+Which points are least certain is said by weights of all candidates, 0 or 1,
+and not by an index: that is faster than sorting, and candidates that tie share
+what is left.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+# {'candidates': [b, n, 2], 'fresh': [b, m, 2]}, (x, y) in [0, 1].
+Draws = dict[str, Array]
+
+
+class PointSampling(NamedTuple):
+  """How points are chosen.
+
+  Attributes:
+    num_points: of a picture, or of a picture's id.
+    oversample: candidates for each point; 0 draws all points anywhere.
+    importance: the share of points that are the least certain candidates.
+  """
+
+  num_points: int = 12544
+  oversample: float | int = 3
+  importance: float | int = 0.75
+
+  @property
+  def num_uncertain(self) -> int:
+    """How many candidates are taken."""
+    return int(self.importance * self.num_points) if self.oversample else 0
+
+  def draw(self, key: Array, num_examples: int, dtype: Any) -> Draws:
+    """Uniform points, candidates and those that are taken in any case."""
+    counts = {
+      'candidates': int(self.num_points * self.oversample),
+      'fresh': self.num_points - self.num_uncertain,
+    }
+    keys = jax.random.split(key, 2)
+    return {
+      name: jax.random.uniform(key, (num_examples, count, 2), dtype)
+      for key, (name, count) in zip(keys, counts.items(), strict=True)
+    }
+
+
+class MaskLoss(NamedTuple):
+  """Sums over masks, divided by their number.
+
+  Attributes:
+    total: bce + dice; the one that has a gradient.
+    bce: binary cross-entropy, mean over points.
+    dice: 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1).
+    num_masks: pairs of a picture and an id in it.
+  """
+
+  total: Float[Array, '']
+  bce: Float[Array, '']
+  dice: Float[Array, '']
+  num_masks: Float[Array, '']
+
+
+def cross_entropy(
+  logits: Float[Array, 'b h w k'],
+  ids: Int[Array, 'b H W'],
+  draws: Draws,
+  sampling: PointSampling = PointSampling(),
+  temperature: float | int = 1.0,
+) -> Float[Array, '']:
+  """Softmax cross-entropy at points of each picture, void (id 0) left out.
+
+  Args:
+    logits: of each id; any size, placed over the whole picture.
+    ids: 0..k - 1; their value at a point is the nearest pixel's.
+    draws: see PointSampling.draw, [b, ...].
+    sampling: how many of the candidates count.
+    temperature: divides the logits.
+
+  Returns:
+    The mean over all points of all pictures that lie on an id.
+  """
+
+  def summed(plane, rest):
+    ids, draws = rest
+    points = jnp.concatenate([draws['candidates'], draws['fresh']], 0)[None]
+    values = sample_bilinear(plane[None], points)[0]  # [n, k]
+    best = lax.top_k(lax.stop_gradient(values), 2)[0]
+    weights = _weights(best[:, 1] - best[:, 0], draws, sampling)
+    labels = sample_nearest(ids[None], points)[0]
+    log_p = jax.nn.log_softmax(values / temperature)
+    losses = -jnp.take_along_axis(log_p, labels[:, None], -1)[:, 0]
+    weights = jnp.where(labels == 0, 0, weights)
+    return jnp.sum(weights * losses), jnp.sum(weights)
+
+  total, count = scan_sum(summed, logits, (ids, draws))
+  return total / jnp.maximum(lax.stop_gradient(count), 1)
+
+
+def mask_loss(
+  logits: Float[Array, 'b h w k'],
+  ids: Int[Array, 'b H W'],
+  draw_fn: Callable[[Array], Draws],
+  sampling: PointSampling = PointSampling(),
+  max_segments: int | None = None,
+) -> MaskLoss:
+  """Binary cross-entropy and Dice of each id of each picture, void left out.
+
+  The mask predicted for an id is the sigmoid of its logit. The mask wanted is
+  1 at its pixels, 0 at all others (void ones too), and between them its value
+  at a point is interpolated.
+
+  Args:
+    logits: of each id; any size, placed over the whole picture.
+    ids: 0..k - 1.
+    draw_fn: i -> the points of each picture's i-th id, [b, ...].
+    sampling: how many of the candidates count.
+    max_segments: of a picture; ids beyond that number count nothing. None
+      allows k - 1.
+
+  Returns:
+    The losses.
+  """
+  num_slots = min(max_segments or logits.shape[-1] - 1, logits.shape[-1] - 1)
+  slots, is_there = _ids_of(ids, logits.shape[-1], num_slots)
+  planes = jnp.take_along_axis(logits, slots[:, None, None, :], -1)
+  num_masks = jnp.sum(is_there).astype(logits.dtype)
+
+  def summed(plane, rest):
+    slot, there, i = rest
+    draws = draw_fn(i)
+    points = jnp.concatenate([draws['candidates'], draws['fresh']], 1)
+    values = sample_bilinear(plane[..., None], points)[..., 0]  # [b, n]
+    weights = _weights(-jnp.abs(lax.stop_gradient(values)), draws, sampling)
+    wanted = _soft_targets(ids, slot, points).astype(values.dtype)
+    bce = _mean_bce(values, wanted, weights, sampling.num_points)
+    dice = _dice(values, wanted, weights)
+    bce, dice = (jnp.sum(jnp.where(there, x, 0)) for x in (bce, dice))
+    return bce + dice, (bce, dice)
+
+  total, (bce, dice) = scan_sum(
+    summed,
+    jnp.moveaxis(planes, -1, 0),
+    (slots.T, is_there.T, jnp.arange(num_slots)),
+  )
+  count = jnp.maximum(num_masks, 1)
+  return MaskLoss(total / count, bce / count, dice / count, num_masks)
+
+
+def _mean_bce(logits, wanted, weights, num_points):
+  losses = (
+    jnp.maximum(logits, 0) - logits * wanted + jnp.log1p(jnp.exp(-abs(logits)))
+  )
+  return jnp.sum(weights * losses, -1) / num_points
+
+
+def _dice(logits, wanted, weights):
+  p = weights * jax.nn.sigmoid(logits)
+  overlap = 2 * jnp.sum(p * wanted, -1)
+  return 1 - (overlap + 1) / (jnp.sum(p + weights * wanted, -1) + 1)
+
+
+def _ids_of(ids, num_ids, num_slots):
+  """The ids of each picture in rising order, then absent ones: [b, slots]."""
+  rows = jnp.arange(ids.shape[0])[:, None, None]
+  found = jnp.zeros((ids.shape[0], num_ids), bool).at[rows, ids].set(True)
+  found = found.at[:, 0].set(False)
+  order = jnp.argsort(~found, axis=-1, stable=True)[:, :num_slots]
+  return order, jnp.take_along_axis(found, order, -1)
+
+
+def _weights(uncertainty, draws, sampling):
+  """1 for the least certain candidates and for all fresh points, else 0."""
+  count = draws['candidates'].shape[-2]
+  candidates = largest(uncertainty[..., :count], sampling.num_uncertain)
+  return jnp.concatenate(
+    [candidates, jnp.ones_like(uncertainty[..., count:])], -1
+  )
+
+
+def largest(values: Float[Array, '*b n'], k: int) -> Float[Array, '*b n']:
+  """1 for the k largest of a row, 0 for the rest; ties at the border share.
+
+  By bisection of the bits of the k-th largest value: a sort costs more.
+  """
+  if k <= 0 or values.shape[-1] == 0:
+    return jnp.zeros_like(values)
+  if k >= values.shape[-1]:
+    return jnp.ones_like(values)
+  kind, bits = {4: (jnp.int32, 31), 8: (jnp.int64, 63)}[values.dtype.itemsize]
+  lowest = jnp.array(jnp.iinfo(kind).min, kind)
+  # Integers that are ordered as the numbers are; + 0 makes -0 equal to 0.
+  raw = lax.bitcast_convert_type(values + 0.0, kind)
+  order = jnp.where(raw < 0, lowest - raw, raw)
+
+  def halve(i, least):
+    """`least` is the greatest number so far that k values reach."""
+    step = jnp.where(
+      i == 0, lowest, jnp.left_shift(jnp.array(1, kind), bits - i)
+    )
+    higher = jnp.where(i == 0, jnp.zeros_like(least), least + step)
+    enough = jnp.sum(order >= higher, -1, keepdims=True) >= k
+    return jnp.where(enough, higher, least)
+
+  start = jnp.full((*values.shape[:-1], 1), lowest)
+  border = lax.fori_loop(0, bits + 1, halve, start)
+  above, ties = order > border, order == border
+  left = k - jnp.sum(above, -1, keepdims=True)
+  share = left / jnp.sum(ties, -1, keepdims=True)
+  return jnp.where(above, 1, jnp.where(ties, share, 0)).astype(values.dtype)
+
+
+def sample_bilinear(
+  maps: Float[Array, 'b h w k'], points: Float[Array, 'b n 2']
+) -> Float[Array, 'b n k']:
+  """Values at points (x, y) in [0, 1] over the whole map; 0 beyond its edges.
+
+  Pixel centres are at (i + 1/2) / size, so that within half a pixel of an edge
+  values fade to 0, as in PyTorch's grid_sample with align_corners=False.
+  """
+  flat = maps.reshape(maps.shape[0], -1, maps.shape[-1])
+  total = 0
+  for index, weight in _corners(maps.shape[1:3], points):
+    values = jnp.take_along_axis(flat, index[..., None], 1)
+    total += weight[..., None].astype(maps.dtype) * values
+  return total
+
+
+def sample_nearest(
+  ids: Int[Array, 'b h w'], points: Float[Array, 'b n 2']
+) -> Int[Array, 'b n']:
+  """The id of the pixel that holds each point, 0 beyond the edges."""
+  h, w = ids.shape[1:]
+  x = jnp.round(points[..., 0] * w - 0.5)
+  y = jnp.round(points[..., 1] * h - 0.5)
+  index, is_inside = _flat_index(x, y, h, w)
+  found = jnp.take_along_axis(ids.reshape(ids.shape[0], -1), index, 1)
+  return jnp.where(is_inside, found, 0)
+
+
+def _soft_targets(ids, slot, points):
+  """The bilinear value of (ids == slot) at points: [b, n]."""
+  flat = ids.reshape(ids.shape[0], -1)
+  return sum(
+    weight * (jnp.take_along_axis(flat, index, 1) == slot[:, None])
+    for index, weight in _corners(ids.shape[1:], points)
+  )
+
+
+def _corners(size, points):
+  """The four pixels around each point: (flat index, weight), [b, n]."""
+  h, w = size
+  x, y = points[..., 0] * w - 0.5, points[..., 1] * h - 0.5
+  left, top = jnp.floor(x), jnp.floor(y)
+  for dx in (0, 1):
+    for dy in (0, 1):
+      index, is_inside = _flat_index(left + dx, top + dy, h, w)
+      weight = (1 - abs(x - left - dx)) * (1 - abs(y - top - dy))
+      yield index, jnp.where(is_inside, weight, 0)
+
+
+def _flat_index(x, y, h, w):
+  is_inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
+  column = jnp.clip(x, 0, w - 1).astype(jnp.int32)
+  row = jnp.clip(y, 0, h - 1).astype(jnp.int32)
+  return row * w + column, is_inside
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def scan_sum(
+  fn: Callable[[Any, Any], tuple[Array, Any]], xs: Array, rest: Any
+) -> tuple[Array, Any]:
+  """The sum over i of fn(xs[i], rest[i]), pairs of a loss and what to report.
+
+  Only the loss has a gradient, and only with respect to `xs`; it is found on
+  the way forward, so that nothing else of an iteration is kept.
+  """
+
+  def step(total, inputs):
+    return jax.tree.map(jnp.add, total, fn(*inputs)), None
+
+  return _scan(fn, step, xs, rest)[0]
+
+
+def _forward(fn, xs, rest):
+  """-> (the sums, the gradients)."""
+
+  def step(total, inputs):
+    found, gradient = jax.value_and_grad(fn, has_aux=True)(*inputs)
+    return jax.tree.map(jnp.add, total, found), gradient
+
+  return _scan(fn, step, xs, rest)
+
+
+def _backward(fn, gradients, cotangents):
+  del fn
+  return cotangents[0] * gradients, None
+
+
+def _scan(fn, step, xs, rest):
+  first = jax.tree.map(lambda leaf: leaf[0], (xs, rest))
+  zeros = jax.tree.map(
+    lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(fn, *first)
+  )
+  return lax.scan(step, zeros, (xs, rest))
+
+
+scan_sum.defvjp(_forward, _backward)
