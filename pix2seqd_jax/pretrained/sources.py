@@ -10,6 +10,7 @@ import flax.linen as nn
 import numpy as np
 
 from pix2seqd_jax.pretrained import (
+  clip,
   hub,
   inception_fid,
   part,
@@ -216,14 +217,17 @@ def load(
 
 
 _STABLE_DIFFUSION = Source(
-  {'unet': sd_unet.PART, 'vae': sd_vae.PART},
+  {'unet': sd_unet.PART, 'vae': sd_vae.PART, 'text_encoder': clip.TEXT},
   {
     'model.diffusion_model.': 'unet',
     'first_stage_model.': 'vae',
+    'cond_stage_model.': 'text_encoder',
   },
 )
 SOURCES = {
   'sd15': _STABLE_DIFFUSION,
   'sd21': _STABLE_DIFFUSION,
+  'clip': Source({'clip': clip.CLIP}),
+  'clip-text': Source({'text_encoder': clip.TEXT}),
   'inception-fid': Source({'inception': inception_fid.PART}),
 }

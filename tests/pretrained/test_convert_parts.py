@@ -8,6 +8,7 @@ import pytest
 import toy_part as toy
 from safetensors.numpy import save_file
 
+from pix2seqd_jax.architectures.clip_text import CLIPText
 from pix2seqd_jax.architectures.sd_unet import SDUNet
 from pix2seqd_jax.architectures.sd_vae import SDVAE
 from pix2seqd_jax.pretrained import __main__ as command
@@ -161,6 +162,9 @@ def test_stable_diffusion(tmp_path):
       context_dim=6,
     ),
     'vae': SDVAE(block_out_channels=(8, 16), groups=4, layers_per_block=1),
+    'text_encoder': CLIPText(
+      vocab_size=20, width=8, num_layers=2, num_heads=2, mlp_dim=16
+    ),
   }
   rng = np.random.default_rng(0)
   for name, module in modules.items():
@@ -178,6 +182,6 @@ def test_stable_diffusion(tmp_path):
       *('--to', 'sd15', '--part', name),
       *('--checkpoint', out, '--out', back),
     )
-    for file in ('config.json', 'diffusion_pytorch_model.safetensors'):
+    for file in ('config.json', sources.part_of('sd15', name).file):
       theirs = tmp_path / 'sd' / name / file
       assert (back / file).read_bytes() == theirs.read_bytes()
