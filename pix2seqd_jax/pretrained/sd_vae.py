@@ -50,6 +50,7 @@ _OLD_NAME = re.compile(rf'(?<=\.attentions\.0\.)({"|".join(_OLD)})(?=\.)')
 _CONVS = r'.*\.conv_shortcut\.weight|(post_)?quant_conv\.weight'
 # Their options that change the network, and the values that ours has.
 _FIXED = {
+  '_class_name': 'AutoencoderKL',
   'act_fn': 'silu',
   'mid_block_add_attention': True,
   'use_quant_conv': True,
@@ -201,14 +202,13 @@ def config(module: sd_vae.SDVAE) -> dict[str, Any]:
   """diffusers' config.json, but for `scaling_factor`, which is no size."""
   levels = len(module.block_out_channels)
   return {
-    '_class_name': 'AutoencoderKL',
+    **_FIXED,
     'in_channels': module.in_channels,
     'out_channels': module.out_channels,
     'latent_channels': module.latent_channels,
     'block_out_channels': list(module.block_out_channels),
     'layers_per_block': module.layers_per_block,
     'norm_num_groups': module.groups,
-    'act_fn': 'silu',
     'sample_size': 64 * module.factor,
     **{key: [block] * levels for key, block in _BLOCKS.items()},
   }
