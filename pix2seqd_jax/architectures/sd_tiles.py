@@ -4,6 +4,13 @@ All tiles have one size and go through the network one after another, so it is
 compiled once and its memory is that of one tile; only the result is whole.
 The network sees no further than a tile: its normalisation and its attention
 are those of a tile, hence an approximation.
+
+  @jax.jit  # else it is compiled again at each call
+  def decode(variables, z):
+    def tile(z):
+      return vae.apply(variables, z, 0.18215, method='decode')
+
+    return sd_tiles.decode_tiled(tile, z)
 """
 
 import math
@@ -42,7 +49,8 @@ def decode_tiled(
     What `decode_fn` would, up to what it sees beyond a tile.
 
   Raises:
-    ValueError: a tile or an overlap out of range; a result of another size.
+    ValueError: a tile or an overlap out of range; a result of another size, or
+      of numbers that cannot be blended.
   """
   return _tiled(decode_fn, z, tile, overlap)
 
@@ -114,6 +122,12 @@ def _ratio(shapes, b, sides) -> Fraction:
     for leaf in jax.tree.leaves(shapes)
     if len(leaf.shape) == 4
   }
+  kinds = {leaf.dtype.name for leaf in jax.tree.leaves(shapes)}
+  if not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+    raise ValueError(
+      f'tiles of {", ".join(sorted(kinds))} cannot be blended: return real '
+      'numbers, and round them or take their argmax afterwards.'
+    )
   flat = [leaf.shape for leaf in jax.tree.leaves(shapes)]
   if len(found) == 1 and all(len(shape) == 4 for shape in flat):
     ((batch, ratio, other),) = found
@@ -143,8 +157,4 @@ def _axis(length, side, overlap, ratio):
   for start in results:
     total[start : start + n] += raw
   weights = [raw / total[start : start + n] for start in results]
-  return (
-    np.array(starts, np.int32),
-    np.array(results, np.int32),
-    np.array(weights, np.float32),
-  )
+  return np.array(starts), np.array(results), np.array(weights)
