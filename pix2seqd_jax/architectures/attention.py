@@ -1,21 +1,50 @@
-"""Multi-head attention, in one piece or in chunks of queries."""
+"""Multi-head attention, computed in the way that suits the device."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pix2seqd_jax.architectures import layers
+from pix2seqd_jax.architectures import attention_kernels, layers
 
-IMPLEMENTATIONS = ('auto', 'xla', 'chunked')
+IMPLEMENTATIONS = ('auto', 'xla', 'chunked', 'splash', 'cudnn')
 # From this many queries on the scores outgrow a CPU's caches: at 4,096 tokens
 # chunks run at two to three times the speed of one piece.
 _LONG = 1024
-_CHUNK = 512
+# On a TPU from 1,024 queries and as many keys on.
+_SPLASH_SCORES = 2**20
 # Elsewhere chunks are for memory: this many scores are a GiB in float32.
 _MANY = 2**28
+_CUDNN_HEAD_DIM = 128
+
+
+class Device(NamedTuple):
+  """What a choice of implementation depends on.
+
+  Attributes:
+    kind: 'cpu', 'gpu', 'tpu' or another of jax's backends.
+    count: how many there are.
+    capability: of CUDA, 8.0 for an A100; 0 for others.
+  """
+
+  kind: str
+  count: int = 1
+  capability: float = 0.0
+
+  @classmethod
+  def here(cls) -> 'Device':
+    """jax's default."""
+    kind = jax.default_backend()
+    capability = 0.0
+    if kind == 'gpu':
+      text = getattr(jax.devices()[0], 'compute_capability', '')
+      # A GPU of AMD says gfx90a or the like.
+      is_number = text.replace('.', '', 1).isdigit()
+      capability = float(text) if is_number else 0.0
+    return cls(kind, jax.device_count(), capability)
 
 
 def attend(
@@ -32,29 +61,116 @@ def attend(
     q: queries.
     k: keys.
     v: values.
-    implementation: 'xla' forms all scores at once; 'chunked' those of at most
-      512 queries at a time, and again in the backward pass, so memory grows
-      with m and not with n m; 'auto' is 'chunked' for 1,024 queries or more
-      on CPU and for more than 2^28 scores anywhere, else 'xla'. The results
-      are equal up to rounding.
+    implementation: see `choose`. The results are equal up to rounding.
     is_causal: query i sees the keys 0..i only.
     mask: True where a query sees a key; [b, m] for padded keys. A query that
       sees no key gets finite values that mean nothing.
 
   Returns:
     For each query the weighted mean of the values.
+
+  Raises:
+    ValueError: the implementation is unknown, or cannot run here.
   """
-  check(implementation)
-  if implementation == 'auto':
-    on_cpu = jax.default_backend() == 'cpu'
-    scores = q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1]
-    is_long = (on_cpu and q.shape[1] >= _LONG) or scores > _MANY
-    implementation = 'chunked' if is_long else 'xla'
   if mask is not None and mask.ndim == 2:
     mask = mask[:, None, None, :]
-  if implementation == 'xla' or q.shape[1] <= 1:
-    return _attend(q, k, v, is_causal=is_causal, mask=mask)
-  return _attend_chunked(q, k, v, is_causal, mask)
+  name = choose(
+    implementation,
+    Device.here(),
+    q.dtype,
+    q.shape,
+    k.shape[1],
+    None if mask is None else mask.shape,
+  )
+  q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+  run = getattr(attention_kernels, name)
+  return jnp.swapaxes(run(q, k, v, is_causal=is_causal, mask=mask), 1, 2)
+
+
+def choose(
+  implementation: str,
+  device: Device,
+  dtype: Any,
+  shape: Sequence[int],
+  num_keys: int,
+  mask: Sequence[int] | None = None,
+) -> str:
+  """The name of the function in `attention_kernels` that will run.
+
+  'xla' forms all scores at once. 'chunked' forms those of 512 queries at a
+  time, and again in the backward pass, so memory grows with the keys and not
+  with queries x keys. 'splash' (TPU) and 'cudnn' (NVIDIA) never form them, and
+  run where `obstacle` finds none.
+
+  'auto' is, of those that can run: on NVIDIA cudnn; on a single TPU splash,
+  from 2^20 scores a head on (of several, XLA would have each compute the
+  whole batch: wrap the model in shard_map and ask for it); else chunked from
+  1,024 queries on CPU, or for more than 2^28 scores anywhere; else xla.
+
+  Args:
+    implementation: one of IMPLEMENTATIONS.
+    device: where it shall run.
+    dtype: of queries, keys and values.
+    shape: of the queries, [b, n, heads, d].
+    num_keys: m.
+    mask: shape of the mask, 4-D, if there is one.
+
+  Raises:
+    ValueError: the implementation is unknown, or cannot run.
+  """
+  check(implementation)
+  case = device, dtype, shape, mask
+  if implementation in ('splash', 'cudnn'):
+    reason = obstacle(implementation, *case)
+    if reason:
+      raise ValueError(
+        f'attention={implementation!r} cannot run: {reason}. Choose "auto", or '
+        f'"chunked", which runs everywhere.'
+      )
+  if shape[1] <= 1 and implementation == 'chunked':
+    return 'xla'
+  if implementation != 'auto':
+    return implementation
+  b, n, heads, _ = shape
+  if obstacle('cudnn', *case) is None:
+    return 'cudnn'
+  if (
+    device.count == 1
+    and n * num_keys >= _SPLASH_SCORES
+    and obstacle('splash', *case) is None
+  ):
+    return 'splash'
+  is_long = device.kind == 'cpu' and n >= _LONG
+  return 'chunked' if is_long or b * heads * n * num_keys > _MANY else 'xla'
+
+
+def obstacle(
+  implementation: str,
+  device: Device,
+  dtype: Any,
+  shape: Sequence[int],
+  mask: Sequence[int] | None = None,
+) -> str | None:
+  """Why 'splash' or 'cudnn' cannot run, in words; None where it can."""
+  name, head_dim = jnp.dtype(dtype).name, shape[3]
+  if implementation == 'splash':
+    if device.kind != 'tpu':
+      return f'it is for TPU, and the backend is {device.kind}'
+    if name not in ('float32', 'bfloat16'):
+      return f'it takes float32 and bfloat16, not {name}'
+    if mask is not None and (mask[1], mask[2]) != (1, 1):
+      return f'it takes masks of keys [b, 1, 1, m], not {tuple(mask)}'
+    return None
+  if device.kind != 'gpu':
+    return f'it is for GPUs of NVIDIA, and the backend is {device.kind}'
+  if device.capability < 8:
+    return 'it needs an NVIDIA GPU of compute capability 8.0 (Ampere) or later'
+  if name not in ('float16', 'bfloat16'):
+    return f'it takes float16 and bfloat16, not {name} (set dtype)'
+  if head_dim % 8 or head_dim > _CUDNN_HEAD_DIM:
+    most = _CUDNN_HEAD_DIM
+    return f'it takes heads of 8, 16, ... {most} features, not {head_dim}'
+  return None if mask is None else 'it takes no mask'
 
 
 def check(implementation: str) -> None:
@@ -64,49 +180,6 @@ def check(implementation: str) -> None:
       f'attention={implementation!r} is unknown; choose one of '
       f'{", ".join(IMPLEMENTATIONS)}.'
     )
-
-
-def _attend(q, k, v, is_causal=False, mask=None, first=0):
-  """`first` is the index of the first query, for the causal rule."""
-  q = q * q.shape[-1] ** -0.5
-  scores = jnp.einsum(
-    'bqhd,bkhd->bhqk', q, k, preferred_element_type=layers.wide(q.dtype)
-  )
-  if is_causal:
-    queries = first + jnp.arange(q.shape[1])
-    sees = queries[:, None] >= jnp.arange(k.shape[1])
-    mask = sees if mask is None else mask & sees
-  if mask is not None:
-    # Not -inf, of which a query that sees nothing would make NaN.
-    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  return jnp.einsum('bhqk,bkhd->bqhd', weights, v)
-
-
-def _attend_chunked(q, k, v, is_causal, mask):
-  b, n, heads, d = q.shape
-  num_chunks = -(-n // min(_CHUNK, max(1, n // 2)))
-  size = -(-n // num_chunks)  # even chunks: 4,097 queries are 9 of 456
-  padding = num_chunks * size - n
-
-  def split(x, axis):
-    """Chunks of the axis of queries, as a new first axis."""
-    pads = [(0, padding if i == axis else 0) for i in range(x.ndim)]
-    shape = (*x.shape[:axis], num_chunks, size, *x.shape[axis + 1 :])
-    return jnp.moveaxis(jnp.pad(x, pads).reshape(shape), axis, 0)
-
-  chunks = {'q': split(q, 1), 'first': size * jnp.arange(num_chunks)}
-  if mask is not None and mask.shape[2] > 1:
-    chunks['mask'] = split(mask, 2)
-    mask = None
-
-  def one(chunk):
-    return _attend(k=k, v=v, is_causal=is_causal, **{'mask': mask, **chunk})
-
-  # lax.map is a scan, which needs no guard against common subexpressions.
-  out = jax.lax.map(jax.checkpoint(one, prevent_cse=False), chunks)
-  out = jnp.moveaxis(out, 0, 1)  # [b, chunks, size, heads, d]
-  return out.reshape(b, num_chunks * size, heads, d)[:, :n]
 
 
 class MultiHeadAttention(nn.Module):

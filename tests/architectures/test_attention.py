@@ -145,6 +145,85 @@ def test_kernels_are_drawn_as_keras_draws_them():
     assert not params[name]['bias'].any()
 
 
+_CPU, _TPU = attention.Device('cpu'), attention.Device('tpu')
+_AMPERE = attention.Device('gpu', 8, 8.0)
+_TURING, _AMD = attention.Device('gpu', 1, 7.5), attention.Device('gpu')
+_BF16, _F32 = jnp.bfloat16, jnp.float32
+_SD = (1, 4096, 8, 40)
+
+
+@pytest.mark.parametrize(
+  ('device', 'dtype', 'shape', 'num_keys', 'mask', 'wanted'),
+  [
+    (_CPU, _F32, _SD, 4096, None, 'chunked'),
+    (_CPU, _BF16, (1, 1023, 8, 40), 4096, None, 'xla'),
+    (_CPU, _F32, (32, 1023, 12, 64), 1023, None, 'chunked'),  # of memory
+    (_AMPERE, _BF16, _SD, 4096, None, 'cudnn'),
+    (_AMPERE, _BF16, _SD, 4096, (1, 1, 1, 4096), 'xla'),
+    (_AMPERE, _BF16, (1, 4096, 8, 36), 4096, None, 'xla'),
+    (_AMPERE, _BF16, (1, 4096, 1, 512), 4096, None, 'xla'),
+    (_AMPERE, _F32, _SD, 4096, None, 'xla'),
+    (_AMPERE, _F32, (4, *_SD[1:]), 4096, None, 'chunked'),
+    (_TURING, _BF16, _SD, 4096, None, 'xla'),
+    (_AMD, _BF16, _SD, 4096, None, 'xla'),
+    (_TPU, _F32, _SD, 4096, None, 'splash'),
+    (_TPU, _BF16, _SD, 4096, (1, 1, 1, 4096), 'splash'),
+    (_TPU, _BF16, _SD, 4096, (1, 1, 4096, 4096), 'xla'),
+    (_TPU, _BF16, _SD, 77, None, 'xla'),
+    (attention.Device('tpu', 4), _BF16, _SD, 4096, None, 'xla'),
+  ],
+)
+def test_auto(device, dtype, shape, num_keys, mask, wanted):
+  args = device, dtype, shape, num_keys, mask
+  assert attention.choose('auto', *args) == wanted
+  # What was chosen may be asked for.
+  assert attention.choose(wanted, *args) == wanted
+
+
+@pytest.mark.parametrize(
+  ('name', 'device', 'dtype', 'shape', 'mask', 'message'),
+  [
+    ('splash', _CPU, _F32, _SD, None, 'is for TPU, and the backend is cpu'),
+    ('cudnn', _TPU, _BF16, _SD, None, 'NVIDIA, and the backend is tpu'),
+    ('cudnn', _TURING, _BF16, _SD, None, 'capability 8.0'),
+    ('cudnn', _AMPERE, _F32, _SD, None, 'not float32'),
+    ('cudnn', _AMPERE, _BF16, (1, 9, 1, 12), None, 'not 12'),
+    ('cudnn', _AMPERE, _BF16, _SD, (1, 1, 1, 9), 'no mask'),
+    ('splash', _TPU, jnp.float16, _SD, None, 'not float16'),
+    ('splash', _TPU, _F32, _SD, (1, 1, 9, 9), 'masks of keys'),
+  ],
+)
+def test_what_cannot_run_says_why(name, device, dtype, shape, mask, message):
+  pattern = f"attention='{name}' cannot run: .*{message}.*Choose"
+  with pytest.raises(ValueError, match=pattern):
+    attention.choose(name, device, dtype, shape, 9, mask)
+
+
+def test_the_device_here():
+  device = attention.Device.here()
+  assert device.kind == jax.default_backend()
+  assert device.count == jax.device_count()
+  if device.kind == 'cpu':
+    with pytest.raises(ValueError, match='backend is cpu'):
+      attention.attend(*_qkv(2, 2), 'splash')
+
+
+def test_chunks_save_memory():
+  """Memory of a step beside arguments and gradients, 4,096 tokens, 8 heads."""
+  array = jax.ShapeDtypeStruct((1, 4096, 8, 40), jnp.float32)
+
+  def temporary(name):
+    def loss(q, k, v):
+      return jnp.sin(attention.attend(q, k, v, name)).sum()
+
+    compiled = jax.jit(jax.grad(loss)).lower(array, array, array).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  scores = 8 * 4096**2 * 4
+  assert temporary('xla') > scores
+  assert temporary('chunked') < scores / 8
+
+
 def test_unknown_implementation():
   with pytest.raises(ValueError, match="attention='flash' is unknown"):
     attention.attend(*_qkv(2, 2), 'flash')
