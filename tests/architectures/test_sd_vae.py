@@ -25,6 +25,15 @@ FLOORS = {
 TINY = sd_vae.SDVAE(block_out_channels=(8, 8), layers_per_block=1, groups=4)
 
 
+def picture(*shape, seed=0):
+  values = np.random.default_rng(seed).uniform(-1, 1, size=shape)
+  return jnp.asarray(values, jnp.float32)
+
+
+# One size for all laws, not square: each further one is compiled.
+X, Z = picture(1, 4, 6, 3), picture(1, 2, 3, 4)
+
+
 @pytest.fixture(autouse=True)
 def full_precision():
   with jax.default_matmul_precision('highest'):
@@ -34,7 +43,7 @@ def full_precision():
 @pytest.fixture(scope='module')
 def tiny():
   """TINY's variables."""
-  return oracles.random_variables(TINY, jnp.zeros((1, 4, 4, 3)))
+  return oracles.random_variables(TINY, X)
 
 
 def nhwc(x):
@@ -177,3 +186,186 @@ def test_counts():
   decoder, _ = count(parts=('decoder',))
   assert encoder == {k: whole[k] for k in ('encoder', 'quant_conv')}
   assert decoder == {k: whole[k] for k in ('decoder', 'post_quant_conv')}
+
+
+def test_posterior():
+  moments = picture(2, 3, 5, 8) * 100
+  posterior = sd_vae.Posterior.from_moments(moments)
+  np.testing.assert_array_equal(posterior.mean, moments[..., :4])
+  np.testing.assert_array_equal(
+    posterior.logvar, jnp.clip(moments[..., 4:], -30, 20)
+  )
+  assert posterior.logvar.min() == -30 and posterior.logvar.max() == 20
+
+  standard = sd_vae.Posterior.from_moments(jnp.zeros((2, 3, 5, 8)))
+  np.testing.assert_array_equal(standard.kl(), [0, 0])
+  # KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - 1) / 2 - log s at 60 places.
+  wide = sd_vae.Posterior(
+    jnp.full((1, 3, 5, 4), 3.0), jnp.full((1, 3, 5, 4), 2 * np.log(2))
+  )
+  np.testing.assert_allclose(wide.kl(), 60 * (6 - np.log(2)), rtol=1e-6)
+  np.testing.assert_allclose(wide.std, 2, rtol=1e-6)
+
+  draws = [wide.sample(jax.random.key(i)) for i in (0, 0, 1)]
+  np.testing.assert_array_equal(draws[0], draws[1])
+  assert not np.any(draws[0] == draws[2])
+  np.testing.assert_allclose(
+    wide.sample(jax.random.key(0), scale=0.5), draws[0] / 2, rtol=1e-6
+  )
+  normal = (draws[0] - 3) / 2
+  np.testing.assert_allclose(wide.sample(noise=normal), draws[0], rtol=1e-5)
+  assert abs(normal.mean()) < 0.5 and 0.7 < normal.std() < 1.3
+  for arguments in ({}, {'rng': jax.random.key(0), 'noise': normal}):
+    with pytest.raises(ValueError, match='either rng or noise'):
+      wide.sample(**arguments)
+
+
+def test_scales_cancel(tiny):
+  z = Z
+  posterior = sd_vae.Posterior(z, jnp.zeros_like(z))
+  latents = posterior.mode(0.25)  # exact in float32
+  np.testing.assert_array_equal(latents, z / 4)
+
+  def decode(z, scale):
+    return TINY.apply(tiny, z, scale, method='decode')
+
+  plain = decode(z, 1)
+  np.testing.assert_array_equal(decode(latents, 0.25), plain)
+  # A scale that is learned or read from a file is a value under jit.
+  compiled = run(decode, latents, jnp.float32(0.25))
+  np.testing.assert_allclose(compiled, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize('scale', [0, -0.18215, float('nan'), float('inf')])
+def test_scales_that_cannot_be(tiny, scale):
+  posterior = sd_vae.Posterior(Z, Z)
+  for function in (
+    lambda: posterior.mode(scale),
+    lambda: posterior.sample(noise=Z, scale=scale),
+    lambda: TINY.apply(tiny, Z, scale, method='decode'),
+  ):
+    with pytest.raises(ValueError, match='must be positive'):
+      function()
+
+
+def test_sizes(tiny):
+  posterior = TINY.apply(tiny, X, method='encode')
+  assert posterior.mean.shape == posterior.logvar.shape == Z.shape
+  decoded = TINY.apply(tiny, posterior.mode(), method='decode')
+  assert decoded.shape == X.shape
+  np.testing.assert_array_equal(TINY.apply(tiny, X), decoded)
+
+
+@pytest.mark.parametrize(
+  'method, shape, message',
+  [
+    ('encode', (1, 6, 9, 3), '6x9 pixels .* divisible by 2'),
+    ('encode', (1, 6, 8, 4), 'height, width, 3'),
+    ('decode', (1, 6, 8, 3), 'height, width, 4'),
+  ],
+)
+def test_wrong_pictures(tiny, method, shape, message):
+  with pytest.raises(ValueError, match=message):
+    TINY.apply(tiny, jnp.zeros(shape), method=method)
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'groups': 3}, 'groups=3'),
+    ({'block_out_channels': ()}, 'block_out_channels'),
+    ({'parts': ()}, 'must hold one or both'),
+    ({'parts': ('encoder', 'middle')}, 'must hold one or both'),
+    ({'attention': 'fast'}, "attention='fast'"),
+  ],
+)
+def test_wrong_options(tiny, change, message):
+  with pytest.raises(ValueError, match=message):
+    TINY.clone(**change).apply(tiny, X)
+
+
+def test_halves(tiny):
+  """Each has its own parameters only, and does what the whole does."""
+  inputs = {'encoder': X, 'decoder': Z}
+  names = {
+    'encoder': {'encoder', 'quant_conv'},
+    'decoder': {'decoder', 'post_quant_conv'},
+  }
+  for half, method, other in (
+    ('encoder', 'encode', 'decode'),
+    ('decoder', 'decode', 'encode'),
+  ):
+    module, x = TINY.clone(parts=(half,)), inputs[half]
+    params = {name: tiny['params'][name] for name in names[half]}
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+    assert shapes['params'].keys() == names[half]
+    ours = module.apply({'params': params}, x, method=method)
+    # The whole network needs no parameters of the half that is not used.
+    whole = TINY.apply({'params': params}, x, method=method)
+    jax.tree.map(np.testing.assert_array_equal, ours, whole)
+    with pytest.raises(ValueError, match=f'has no {other[:5]}'):
+      module.apply(tiny, inputs['encoder'], method=other)
+
+
+def equations(jaxpr):
+  """The names of all of a jaxpr's operations, nested ones too."""
+  for eqn in jaxpr.eqns:
+    yield eqn.primitive.name
+    for value in jax.tree.leaves(
+      eqn.params, is_leaf=lambda v: hasattr(v, 'eqns') or hasattr(v, 'jaxpr')
+    ):
+      inner = getattr(value, 'jaxpr', value)
+      if hasattr(inner, 'eqns'):
+        yield from equations(inner)
+
+
+def test_options_reach_all_blocks(tiny):
+  def count(name, **change):
+    module = TINY.clone(**change)
+    jaxpr = jax.make_jaxpr(module.apply)(tiny, X)
+    return list(equations(jaxpr.jaxpr)).count(name)
+
+  # Residual blocks: 2 and 4, and 2 in the middle of each half; attention.
+  assert count('remat2', remat=True) == 2 + 4 + 2 * (2 + 1)
+  assert count('remat2') == 0
+  assert count('scan', attention='chunked') == 2
+  assert count('scan') == 0
+
+
+def test_remat(tiny):
+  """The same gradients."""
+  params = {name: tiny['params'][name] for name in ('encoder', 'quant_conv')}
+
+  def grad(module):
+    def loss(params):
+      posterior = module.apply({'params': params}, X, method='encode')
+      return (posterior.mean**2 + posterior.logvar).sum()
+
+    return run(jax.grad(loss), params)
+
+  ours, theirs = grad(TINY.clone(remat=True)), grad(TINY)
+  largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6 * largest),
+    ours,
+    theirs,
+  )
+
+
+def test_bfloat16(tiny):
+  """Only the computation: moments and pictures stay float32."""
+  module = TINY.clone(dtype=jnp.bfloat16)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), X)
+  assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+
+  def both(variables, x, z):
+    posterior = module.apply(variables, x, method='encode')
+    return posterior.mean, module.apply(variables, z, method='decode')
+
+  theirs = (
+    TINY.apply(tiny, X, method='encode').mean,
+    TINY.apply(tiny, Z, method='decode'),
+  )
+  for ours, wanted in zip(run(both, tiny, X, Z), theirs):
+    assert ours.dtype == jnp.float32
+    assert 0 < parity.relative_error(ours, wanted) < 0.05
