@@ -1,3 +1,4 @@
 """One file, one paper. Importing the room registers every model."""
 
+from pix2seqd_jax.models import mask_autoencoder as mask_autoencoder
 from pix2seqd_jax.models import pix2seq_d as pix2seq_d

@@ -160,10 +160,13 @@ def _multiplier(groups, path: str) -> float:
 def _core(name: str, b1: float, b2: float, eps: float) -> list:
   if name in ('adamw', 'adam', 'lamb'):
     return [scale_by_keras_adam(b1, b2, eps)]
+  if name == 'torch_adamw':
+    return [optax.scale_by_adam(b1, b2, eps)]
   if name == 'sgd':
     return [optax.trace(decay=b1)] if b1 else []
   raise ValueError(
-    f"optimizer.name={name!r} must be 'adamw', 'adam', 'sgd' or 'lamb'."
+    f"optimizer.name={name!r} must be 'adamw', 'torch_adamw', 'adam', 'sgd' or "
+    "'lamb'."
   )
 
 
@@ -245,11 +248,13 @@ def make_optimizer(
   Regexes are searched in the paths inside params['net'].
 
   Args:
-    name: 'adamw', 'adam' (no decay), 'sgd' (momentum b1), 'lamb'.
+    name: 'adamw', 'torch_adamw' (PyTorch's, which LDMSeg and SemFlow were
+      trained with), 'adam' (no decay), 'sgd' (momentum b1), 'lamb'.
     schedule: step -> rate, or a number.
     b1: decay of the first moment; momentum of 'sgd'.
     b2: decay of the second moment.
-    eps: added to sqrt(v) before the bias correction (Keras).
+    eps: added to sqrt(v) before the bias correction (Keras); after it in
+      'torch_adamw'.
     weight_decay: decoupled, multiplied by the learning rate.
     clip_norm: bound of the global norm of the gradients, or None.
     decay_mask: which decay: 'all' (the reference: biases and norms too),
