@@ -9,8 +9,6 @@ import pytest
 from pix2seqd_jax.architectures import sd_vae
 from pix2seqd_jax.architectures.sd_tiles import decode_tiled, encode_tiled
 
-TINY = sd_vae.SDVAE(block_out_channels=(8, 8), layers_per_block=1, groups=4)
-
 
 def noise(*shape, seed=0):
   values = np.random.default_rng(seed).normal(size=shape)
@@ -158,17 +156,21 @@ def test_functions_that_cannot_be_tiled():
 
 def test_an_autoencoder_in_tiles():
   """Statistics and attention are those of a tile, so only roughly equal."""
-  variables = oracles.random_variables(TINY, jnp.zeros((1, 4, 4, 3)))
+  vae = sd_vae.SDVAE(
+    block_out_channels=(8,), layers_per_block=0, groups=4, parts=('decoder',)
+  )
   z = noise(1, 24, 40, 4)
+  variables = oracles.random_variables(vae, z)
 
-  def network(z):
-    return TINY.apply(variables, z, method='decode')
+  def both(variables, z):
+    def network(z):
+      return vae.apply(variables, z, method='decode')
 
-  whole = network(z)
+    return network(z), decode_tiled(network, z, 24, 8)
 
-  def error(overlap):
-    tiled = decode_tiled(network, z, 24, overlap)
-    return float(jnp.std(tiled - whole) / jnp.std(whole))
-
-  assert error(8) < 0.12
-  assert error(8) < 0.8 * error(0)
+  options = {'xla_backend_optimization_level': 0}  # compiles faster
+  whole, tiled = (
+    jax.jit(both).lower(variables, z).compile(options)(variables, z)
+  )
+  error = jnp.std(tiled - whole) / jnp.std(whole)
+  assert 0 < error < 0.12
