@@ -93,10 +93,36 @@ def vae(**sizes) -> Pair:
   )
 
 
+def clip(**sizes) -> Pair:
+  """The text tower of ViT-L/14, or one of other sizes (transformers' names)."""
+  import transformers
+
+  from pix2seqd_jax.pretrained import clip as ours
+
+  standard = {
+    'hidden_size': 768,
+    'intermediate_size': 3072,
+    'num_attention_heads': 12,
+    'num_hidden_layers': 12,
+  }
+  config = transformers.CLIPTextConfig(**{**standard, **sizes})
+  theirs = transformers.CLIPTextModel(config).eval()
+  rng = np.random.default_rng(0)
+  ids = rng.integers(config.vocab_size, size=(1, TOKENS))
+  run = _ours(ours.TEXT, theirs, config.to_dict(), (ids,))
+  ids = _torch(ids)
+  return Pair(
+    f'CLIP text, {TOKENS} tokens',
+    run,
+    lambda: theirs(ids).last_hidden_state.numpy(),
+  )
+
+
 # What is compared, and the least ratio.
 PARTS: Mapping[str, tuple[Callable[..., Pair], float]] = {
   'unet': (unet, 0.7),
   'vae': (vae, 0.9),
+  'clip': (clip, 0.8),
 }
 
 
@@ -114,7 +140,8 @@ def _ours(part: parts.Part, theirs: Any, config: Any, inputs, **options):
   def run(variables, inputs):
     return module.apply(variables, *inputs, **options)
 
-  return lambda: np.asarray(run(variables, inputs))
+  # Of several results the first.
+  return lambda: np.asarray(jax.tree.leaves(run(variables, inputs))[0])
 
 
 def _normal(*shape) -> np.ndarray:

@@ -7,48 +7,11 @@ Parameter paths are diffusers' names. All 3x3 convolutions go through
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from pix2seqd_jax.architectures import layers
-
-# Up to so many places XLA's convolution on CPU is slow: its time goes into the
-# kernel. By patches 8x8 places of 1,280 channels take a quarter, 16x16 half.
-_FEW_PLACES = 512
-
-
-def convolve(
-  x: Float[Array, 'b h w c'],
-  kernel: Float[Array, '3 3 c d'],
-  strides: int = 1,
-  padding: tuple[int, int] = (1, 1),
-) -> Float[Array, 'b H W d']:
-  """Convolution by a kernel of 3x3; `padding` is before and after both axes."""
-  places = x.shape[0] * x.shape[1] * x.shape[2] // strides**2
-  if jax.default_backend() == 'cpu' and places <= _FEW_PLACES:
-    return _convolve_by_patches(x, kernel, strides, padding)
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    window_strides=(strides, strides),
-    padding=(padding, padding),
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-  )
-
-
-def _convolve_by_patches(x, kernel, strides, padding):
-  """The same by one product of matrices, [places, 9 c] and [9 c, d]."""
-  x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-  h, w = x.shape[1] - 2, x.shape[2] - 2
-  patches = [
-    x[:, i : i + h : strides, j : j + w : strides]
-    for i in range(3)
-    for j in range(3)
-  ]
-  matrix = kernel.reshape(-1, kernel.shape[-1])
-  return jnp.concatenate(patches, axis=-1) @ matrix
+from pix2seqd_jax.architectures.convolutions import convolve
 
 
 class Conv3x3(nn.Module):
