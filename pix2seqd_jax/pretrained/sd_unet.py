@@ -55,8 +55,13 @@ _FIXED = {
   'conv_in_kernel': 3,
   'conv_out_kernel': 3,
 }
-# Softmaxes are in float32 anyway; the size is that of the training pictures.
-_IGNORED = ('sample_size', 'upcast_attention')
+# Softmaxes are in float32 anyway; the size is that of the training pictures;
+# every config of diffusers has the number of heads of an embedding that is off.
+_IGNORED = (
+  'sample_size',
+  'upcast_attention',
+  'addition_embed_type_num_heads',
+)
 
 _COMPVIS_HEADS = {
   'input_blocks.0.0': 'conv_in',
