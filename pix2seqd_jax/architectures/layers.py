@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -12,6 +13,16 @@ from jaxtyping import Array, Float
 # that a fresh block is its shortcut and both softmaxes are uniform.
 NEARLY_ZERO = nn.initializers.variance_scaling(1e-10, 'fan_avg', 'uniform')
 GLOROT = nn.initializers.glorot_uniform()
+
+
+def uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
+  """Between -1 and 1 over the root of fan-in: PyTorch's default."""
+  bound = fan_in**-0.5
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
 
 
 def wide(dtype: Any) -> Any:

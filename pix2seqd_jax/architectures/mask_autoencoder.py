@@ -5,7 +5,6 @@ side. Parameter paths are the released checkpoint's names: `encoder.13.weight`
 is `encoder/13/scale`.
 """
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -198,16 +197,6 @@ class Decoder(nn.Module):
     return x.astype(layers.wide(self.dtype))
 
 
-def uniform(fan_in: int) -> nn.initializers.Initializer:
-  """Between -1 and 1 over the root of fan-in: PyTorch's default."""
-  bound = 1 / math.sqrt(fan_in)
-
-  def init(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-  return init
-
-
 class Conv3x3(nn.Module):
   """As sd_layers.Conv3x3, begun as PyTorch begins convolutions."""
 
@@ -218,7 +207,7 @@ class Conv3x3(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b H W d']:
     shape = (3, 3, x.shape[-1], self.features)
-    init = uniform(9 * x.shape[-1])
+    init = layers.uniform_by_fan_in(9 * x.shape[-1])
     kernel = self.param('kernel', init, shape, jnp.float32)
     bias = self.param('bias', init, shape[-1:], jnp.float32)
     x, kernel, bias = (
@@ -239,7 +228,9 @@ class Doubling(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b H W d']:
     b, h, w, c = x.shape
-    init = uniform(4 * self.features)  # PyTorch's fan-in of the transposed
+    init = layers.uniform_by_fan_in(
+      4 * self.features
+    )  # PyTorch's fan-in of the transposed
     shape = (2, 2, self.features, c)
     kernel = self.param('kernel', init, shape, jnp.float32)
     bias = self.param('bias', init, (self.features,), jnp.float32)
