@@ -1,38 +1,59 @@
 """U-ViT: a transformer over time, condition and patches, with long skips.
 
-"All are Worth Words: A ViT Backbone for Diffusion Models",
-https://arxiv.org/abs/2209.12152. Conditioned on a text's states, on a class,
-or on nothing. Parameter paths are the original's names; its two stacks of
-blocks are arrays with a leading axis.
+Bao et al., "All are Worth Words: A ViT Backbone for Diffusion Models", arXiv
+2209.12152. Parameters have the names of the authors' code.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pix2seqd_jax.architectures import attention, layers
+from pix2seqd_jax.architectures.clip_layers import layer_norm
 from pix2seqd_jax.architectures.sd_unet import time_code
 
-_EPSILON = 1e-5
+# Matrices and positions. The original truncates at 100 standard deviations.
 _NORMAL = nn.initializers.normal(0.02)
+# Context that the network attends to, or labels, or nothing.
+Condition = Float[Array, 'b m e'] | Int[Array, 'b'] | None
 
 
-def _dense(features, name, dtype, use_bias=True):
+def _dense(
+  features: int, dtype: Any, name: str, use_bias: bool = True
+) -> nn.Dense:
   return nn.Dense(
     features, use_bias=use_bias, kernel_init=_NORMAL, dtype=dtype, name=name
   )
 
 
-def _norm(name, dtype):
-  return nn.LayerNorm(
-    epsilon=_EPSILON, use_fast_variance=False, dtype=dtype, name=name
+def _conv(
+  in_channels: int, features: int, size: int, stride: int, dtype: Any, name: str
+) -> nn.Conv:
+  """A convolution that begins as PyTorch's: all of it +-1 / sqrt(fan-in)."""
+  limit = 1 / math.sqrt(in_channels * size * size)
+
+  def uniform(key, shape, dtype=jnp.float32, **_):
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+  return nn.Conv(
+    features,
+    (size, size),
+    stride,
+    'VALID' if stride == size else 'SAME',
+    kernel_init=uniform,
+    bias_init=uniform,
+    dtype=dtype,
+    name=name,
   )
 
 
 class Attention(nn.Module):
-  """Of x to itself; queries, keys and values are one linear layer."""
+  """Of x to itself; one matrix makes queries, keys and values."""
 
   num_heads: int
   qkv_bias: bool = False
@@ -42,279 +63,279 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
     b, n, d = x.shape
-    qkv = _dense(3 * d, 'qkv', self.dtype, self.qkv_bias)(x)
-    qkv = qkv.reshape(b, n, 3, self.num_heads, -1)
-    q, k, v = (qkv[:, :, i] for i in range(3))
-    x = attention.attend(q, k, v, self.attention)
-    return _dense(d, 'proj', self.dtype)(x.reshape(b, n, d))
+    qkv = _dense(3 * d, self.dtype, 'qkv', self.qkv_bias)(x)
+    qkv = qkv.reshape(b, n, 3, self.num_heads, d // self.num_heads)
+    x = attention.attend(*jnp.moveaxis(qkv, 2, 0), self.attention)
+    return _dense(d, self.dtype, 'proj')(x.reshape(b, n, d))
 
 
-class Mlp(nn.Module):
-  """Dense(GELU(Dense(x))), the exact GELU."""
+class MLP(nn.Module):
+  """Dense, exact GELU, Dense."""
 
   features: int
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
-    d = x.shape[-1]
-    x = nn.gelu(_dense(self.features, 'fc1', self.dtype)(x), approximate=False)
-    return _dense(d, 'fc2', self.dtype)(x)
+    hidden = _dense(self.features, self.dtype, 'fc1')(x)
+    hidden = nn.gelu(hidden, approximate=False)
+    return _dense(x.shape[-1], self.dtype, 'fc2')(hidden)
 
 
 class Block(nn.Module):
-  """x + attention, x + MLP, both of norm(x); first x joins a skip if given.
+  """x = W [x | skip]; x += attend(LN x); x += MLP(LN x).
 
-  Returns x twice, so that nn.scan carries it on and keeps it.
+  Returns (x, x) for a scan. Without a skip the first step is left out.
   """
 
   num_heads: int
-  mlp_ratio: float | int = 4
+  mlp_dim: int
   qkv_bias: bool = False
   attention: str = 'auto'
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self,
-    x: Float[Array, 'b n d'],
-    skip: Float[Array, 'b n d'] | None = None,
+    self, x: Float[Array, 'b n d'], skip: Float[Array, 'b n d'] | None = None
   ) -> tuple[Float[Array, 'b n d'], Float[Array, 'b n d']]:
-    d = x.shape[-1]
     if skip is not None:
-      x = jnp.concatenate([x, skip], axis=-1)
-      x = _dense(d, 'skip_linear', self.dtype)(x)
-    attend = Attention(
+      both = jnp.concatenate([x, skip], axis=-1)
+      x = _dense(x.shape[-1], self.dtype, 'skip_linear')(both)
+    x += Attention(
       self.num_heads, self.qkv_bias, self.attention, self.dtype, name='attn'
+    )(layer_norm(dtype=self.dtype, name='norm1')(x))
+    x += MLP(self.mlp_dim, self.dtype, name='mlp')(
+      layer_norm(dtype=self.dtype, name='norm2')(x)
     )
-    x += attend(_norm('norm1', self.dtype)(x))
-    mlp = Mlp(int(d * self.mlp_ratio), self.dtype, name='mlp')
-    x += mlp(_norm('norm2', self.dtype)(x))
     return x, x
 
 
 class PatchEmbed(nn.Module):
-  """Patches -> tokens, row by row."""
+  """Squares of patch_size x patch_size pixels -> tokens, row by row."""
 
   patch_size: int
-  features: int
+  width: int
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
-    size = (self.patch_size, self.patch_size)
-    init = layers.uniform_by_fan_in(size[0] * size[1] * x.shape[-1])
-    x = nn.Conv(
-      self.features,
-      size,
-      strides=size,
-      padding='VALID',
-      kernel_init=init,
-      bias_init=init,
-      dtype=self.dtype,
-      name='proj',
-    )(x)
-    return x.reshape(x.shape[0], -1, self.features)
+    size = self.patch_size
+    x = _conv(x.shape[-1], self.width, size, size, self.dtype, 'proj')(x)
+    return x.reshape(x.shape[0], -1, self.width)
+
+
+def unpatchify(
+  x: Float[Array, 'b n d'], grid: tuple[int, int], patch_size: int
+) -> Float[Array, 'b h w c']:
+  """Tokens of a grid, row by row, -> pixels; d is (row, column, channel)."""
+  b, (rows, columns), p = x.shape[0], grid, patch_size
+  x = x.reshape(b, rows, columns, p, p, -1)
+  return jnp.swapaxes(x, 2, 3).reshape(b, rows * p, columns * p, -1)
 
 
 class UViT(nn.Module):
-  """(x, time[, context or label]) -> a map of `out_channels` values a place.
+  """(x_t, time, condition) -> what it is trained to predict, as large as x_t.
 
-  The defaults are the text-conditioned U-ViT-S of MS-COCO, 44,692,644
-  parameters; with depth=16 it is U-ViT-S (deep), 58,345,636.
+  The tokens are time, context, patches (with text); label, time, patches (with
+  classes); or time, patches. Half of the blocks lead to the middle one, and
+  each has a skip to its mirror image behind it. Defaults: the authors' small
+  model of MS-COCO, for latents of Stable Diffusion's autoencoder; `depth=16`
+  is the deep one.
 
   Attributes:
-    image_size: (h, w) of x, an eighth of the picture's.
-    patch_size: of a token; divides both.
+    image_size: of x, in pixels (here of the latent): one number, or (height,
+      width).
+    patch_size: a side of a patch.
     in_channels: of x.
     out_channels: of the result; None: as many.
-    dim: width of a token.
-    depth: blocks before and after the middle one together; even.
-    num_heads: of each block.
-    mlp_ratio: width of its MLP over `dim`.
-    qkv_bias: whether queries, keys and values have biases.
-    context_dim: width of a text's states; None: there is no text.
-    num_context: tokens of a text.
-    num_classes: of labels, the null one included; None: there are none.
-    mlp_time_embed: passes the code of time through two layers.
-    conv: a convolution of 3x3 at the end.
+    width: of a token.
+    depth: blocks, without the middle one; even.
+    num_heads: of each attention.
+    mlp_ratio: the inner width of an MLP over `width`.
+    context_tokens, context_dim: of the text's encoding (CLIP ViT-L/14); 0
+      tokens: there is none.
+    num_classes: labels 0 .. num_classes - 1, one of which may stand for none
+      (ImageNet: 1001); 0: no labels.
+    qkv_bias: queries, keys and values have a bias.
+    mlp_time_embed: the code of the time passes an MLP of two layers.
+    conv: a 3x3 convolution ends the network.
+    skip: the long skips are there.
     attention: see attention.attend.
-    remat: the backward pass computes each block's inside again.
-    scan: compiles one block a stack and repeats it; else each is compiled. The
-      parameters are the same.
-    dtype: of the computation; parameters are float32, the head and its result
-      at least.
+    remat: the backward pass computes a block's inside again.
+    scan: one loop over the blocks, which compiles fast; False: unrolled, the
+      same parameters and numbers.
+    dtype: of the computation; parameters are float32.
   """
 
-  image_size: tuple[int, int] = (32, 32)
+  image_size: int | tuple[int, int] = 32
   patch_size: int = 2
   in_channels: int = 4
   out_channels: int | None = None
-  dim: int = 512
+  width: int = 512
   depth: int = 12
   num_heads: int = 8
   mlp_ratio: float | int = 4
+  context_tokens: int = 77
+  context_dim: int = 768
+  num_classes: int = 0
   qkv_bias: bool = False
-  context_dim: int | None = 768
-  num_context: int = 77
-  num_classes: int | None = None
   mlp_time_embed: bool = False
   conv: bool = True
+  skip: bool = True
   attention: str = 'auto'
   remat: bool = False
   scan: bool = True
   dtype: Any = jnp.float32
 
-  @property
-  def num_extras(self) -> int:
-    """Tokens before those of the picture."""
-    num_context = self.num_context if self.context_dim else 0
-    return 1 + num_context + (self.num_classes is not None)
-
-  @property
-  def grid(self) -> tuple[int, int]:
-    """Patches along the sides."""
-    h, w = self.image_size
-    return h // self.patch_size, w // self.patch_size
-
   @nn.compact
   def __call__(
     self,
     x: Float[Array, 'b h w c'],
-    time: Float[Array, '*b'] | Int[Array, '*b'] | float | int,
-    context: Float[Array, 'b l e'] | None = None,
-    label: Int[Array, 'b'] | None = None,
-  ) -> Float[Array, 'b h w d']:
-    """Estimates what was trained for: the noise, in the original.
+    time: Float[Array, 'b'] | Int[Array, 'b'],
+    condition: Condition = None,
+  ) -> Float[Array, 'b h w o']:
+    """Runs the network.
 
     Args:
-      x: noisy latents.
-      time: 0 to 1,000, whole or not; one for all or one for each example.
-      context: states of the text, where context_dim is set.
-      label: class numbers, where num_classes is set.
+      x: image_size and in_channels.
+      time: the original's step, 1 to 1,000; fractions too.
+      condition: the context [b, context_tokens, context_dim], the labels [b],
+        or None, as the network was made for.
+
+    Returns:
+      [b, height, width, out_channels], of the type `dtype`.
 
     Raises:
-      ValueError: sizes that do not fit each other.
+      ValueError: sizes that do not fit one another, or inputs that do not fit
+        them.
     """
-    self._check(x, context, label)
-    tokens = PatchEmbed(
-      self.patch_size, self.dim, self.dtype, name='patch_embed'
-    )(x)
-    extras = self._extras(x.shape[0], time, context, label)
-    tokens = jnp.concatenate([*extras, tokens], axis=1)
-    shape = (1, tokens.shape[1], self.dim)
-    positions = self.param('pos_embed', _NORMAL, shape, jnp.float32)
-    tokens += positions.astype(self.dtype)
+    _check_sizes(self)
+    _check_inputs(self, x, time, condition)
+    extras = self._extras(time, condition)
+    embed = PatchEmbed(
+      self.patch_size, self.width, self.dtype, name='patch_embed'
+    )
+    tokens = jnp.concatenate([*extras, embed(x)], axis=1)
+    shape = (1, *tokens.shape[1:])
+    places = self.param('pos_embed', _NORMAL, shape, jnp.float32)
+    tokens = self._blocks(tokens + places.astype(self.dtype))
+    tokens = layer_norm(dtype=self.dtype, name='norm')(tokens)
+    p, channels = self.patch_size, self.out_channels or self.in_channels
+    tokens = _dense(p * p * channels, self.dtype, 'decoder_pred')(tokens)
+    rows, columns = _grid(self)
+    x = unpatchify(tokens[:, -rows * columns :], (rows, columns), p)
+    if self.conv:
+      x = _conv(channels, channels, 3, 1, self.dtype, 'final_layer')(x)
+    return x
 
-    tokens, kept = self._stack('in_blocks')(tokens, None)
-    tokens, _ = self._block('mid_block')(tokens)
-    tokens, _ = self._stack('out_blocks')(tokens, kept[::-1])
-    return self._head(tokens[:, self.num_extras :])
-
-  def _extras(self, b, time, context, label):
-    """Tokens of label, time and text, in this order."""
-    extras = []
-    if label is not None:
-      table = nn.Embed(
+  def _extras(self, time, condition) -> list[Float[Array, 'b _ d']]:
+    """The tokens before the patches."""
+    # As in the original: float32, and the deep angles rounded to it.
+    code = time_code(time.astype(jnp.float32), self.width)
+    if self.mlp_time_embed:
+      dtype = layers.wide(self.dtype)
+      code = nn.silu(_dense(4 * self.width, dtype, 'time_embed_0')(code))
+      code = _dense(self.width, dtype, 'time_embed_2')(code)
+    token = code.astype(self.dtype)[:, None]
+    if self.num_classes:
+      embed = nn.Embed(
         self.num_classes,
-        self.dim,
-        embedding_init=_NORMAL,
+        self.width,
+        embedding_init=nn.initializers.normal(1.0),
         dtype=self.dtype,
         name='label_emb',
       )
-      extras.append(table(label)[:, None])
-    wide = layers.wide(self.dtype)
-    time = jnp.broadcast_to(jnp.asarray(time), (b,))
-    code = time_code(time, self.dim)
-    if self.mlp_time_embed:
-      code = nn.silu(_dense(4 * self.dim, 'time_embed_0', wide)(code))
-      code = _dense(self.dim, 'time_embed_2', wide)(code)
-    extras.append(code[:, None].astype(self.dtype))
-    if context is not None:
-      dense = _dense(self.dim, 'context_embed', self.dtype)
-      extras.append(dense(context.astype(self.dtype)))
-    return extras
+      return [embed(condition)[:, None], token]
+    if self.context_tokens:
+      embed = _dense(self.width, self.dtype, 'context_embed')
+      return [token, embed(condition)]
+    return [token]
 
-  def _block(self, name):
-    return self._remat()(*self._fields(), name=name)
-
-  def _stack(self, name):
-    length = self.depth // 2
-    scanned = nn.scan(
-      self._remat(),
-      variable_axes={'params': 0},
-      split_rngs={'params': True},
-      length=length,
-      unroll=1 if self.scan else length,
-    )
-    return scanned(*self._fields(), name=name)
-
-  def _remat(self):
-    # A scan needs no guard against common subexpressions.
-    return nn.remat(Block, prevent_cse=False) if self.remat else Block
-
-  def _fields(self):
-    return (
+  def _blocks(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
+    block: Callable = Block
+    if self.remat:
+      # In a loop nothing can be merged with the forward pass; unrolled it can.
+      block = nn.remat(block, prevent_cse=not self.scan)
+    sizes = (
       self.num_heads,
-      self.mlp_ratio,
+      round(self.width * self.mlp_ratio),
       self.qkv_bias,
       self.attention,
       self.dtype,
     )
+    half = self.depth // 2
+    stack = nn.scan(
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      length=half,
+      unroll=1 if self.scan else half,
+    )
+    x, skips = stack(*sizes, name='in_blocks')(x, None)
+    x, _ = block(*sizes, name='mid_block')(x)
+    # The last skip belongs to the first block behind the middle.
+    skips = skips[::-1] if self.skip else None
+    return stack(*sizes, name='out_blocks')(x, skips)[0]
 
-  def _head(self, tokens):
-    """Tokens of the picture -> the picture."""
-    wide, p = layers.wide(self.dtype), self.patch_size
-    out = self.out_channels or self.in_channels
-    tokens = _norm('norm', wide)(tokens)
-    x = _dense(p * p * out, 'decoder_pred', wide)(tokens)
-    b, (h, w) = x.shape[0], self.grid
-    x = x.reshape(b, h, w, p, p, out)
-    x = jnp.moveaxis(x, 3, 2).reshape(b, h * p, w * p, out)
-    if not self.conv:
-      return x
-    init = layers.uniform_by_fan_in(9 * out)
-    return nn.Conv(
-      out,
-      (3, 3),
-      padding=((1, 1), (1, 1)),
-      kernel_init=init,
-      bias_init=init,
-      dtype=wide,
-      name='final_layer',
-    )(x)
 
-  def _check(self, x, context, label):
-    attention.check(self.attention)
-    if self.depth < 2 or self.depth % 2:
-      raise ValueError(
-        f'depth={self.depth} must be even and at least 2: blocks before and '
-        'after the middle one are paired.'
-      )
-    if self.dim % self.num_heads:
-      raise ValueError(
-        f'num_heads={self.num_heads} must divide dim={self.dim}.'
-      )
-    if any(side % self.patch_size for side in self.image_size):
-      raise ValueError(
-        f'patch_size={self.patch_size} must divide image_size='
-        f'{self.image_size}.'
-      )
-    if x.shape[1:] != (*self.image_size, self.in_channels):
-      raise ValueError(
-        f'x is {x.shape[1:]}, but image_size={self.image_size} and '
-        f'in_channels={self.in_channels}; positions are learned for one size.'
-      )
-    wanted = (self.num_context, self.context_dim)
-    found = None if context is None else context.shape[1:]
-    if found != (wanted if self.context_dim else None):
-      raise ValueError(
-        f'num_context, context_dim={wanted}, but the context is {found}; give '
-        'a context of that shape, or none where context_dim is None.'
-      )
-    if (label is None) != (self.num_classes is None):
-      raise ValueError(
-        f'num_classes={self.num_classes}, but the label is '
-        f'{"missing" if label is None else "given"}; give labels if and only '
-        'if num_classes is set.'
-      )
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+  return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _grid(module: UViT) -> tuple[int, int]:
+  height, width = _pair(module.image_size)
+  return height // module.patch_size, width // module.patch_size
+
+
+def _check_sizes(m: UViT) -> None:
+  if m.depth < 2 or m.depth % 2:
+    raise ValueError(
+      f'depth={m.depth} must be an even number, 2 or more: as many blocks lead '
+      'to the middle one as away from it, and it is not counted (12 is the '
+      'small MS-COCO model, 16 the deep one).'
+    )
+  if m.width % m.num_heads:
+    raise ValueError(
+      f'width={m.width} must be a multiple of num_heads={m.num_heads}; a head '
+      "of the authors' models has 64 features, of their largest 72."
+    )
+  if any(side < 1 or side % m.patch_size for side in _pair(m.image_size)):
+    raise ValueError(
+      f'image_size={m.image_size} must be a multiple of '
+      f'patch_size={m.patch_size} in height and width.'
+    )
+  if m.context_tokens and m.num_classes:
+    raise ValueError(
+      f'num_classes={m.num_classes} and context_tokens={m.context_tokens}: a '
+      'network has labels or a context; set the other to 0.'
+    )
+
+
+def _check_inputs(m: UViT, x, time, condition) -> None:
+  wanted = (x.shape[0], *_pair(m.image_size), m.in_channels)
+  if x.shape != wanted:
+    raise ValueError(
+      f'x {x.shape} must be {wanted}: image_size={m.image_size} and '
+      f'in_channels={m.in_channels}. Positions are learned, so another size '
+      'needs another network.'
+    )
+  if time.shape != x.shape[:1]:
+    raise ValueError(f'time {time.shape} must be {x.shape[:1]}, as x.')
+  shape = None if condition is None else condition.shape
+  if m.num_classes:
+    what, needed = f'num_classes={m.num_classes}', x.shape[:1]
+  elif m.context_tokens:
+    sizes = (m.context_tokens, m.context_dim)
+    what, needed = f'context_tokens={m.context_tokens}', (x.shape[0], *sizes)
+  else:
+    what, needed = 'neither labels nor a context', None
+  if shape != needed:
+    raise ValueError(
+      f'condition {shape} must be {needed}, for a network of {what}; pad a '
+      'text to its full length, and stand for "none" by the encoding of the '
+      'empty text or the label of no class.'
+    )
+  if m.num_classes and not jnp.issubdtype(condition.dtype, jnp.integer):
+    raise ValueError(
+      f'labels must be integers, not {condition.dtype}; cast them.'
+    )
