@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Num
 
 from pix2seqd_jax.architectures import attention, layers
 from pix2seqd_jax.architectures.clip_layers import layer_norm
@@ -19,8 +19,6 @@ from pix2seqd_jax.architectures.sd_unet import time_code
 
 # Matrices and positions. The original truncates at 100 standard deviations.
 _NORMAL = nn.initializers.normal(0.02)
-# Context that the network attends to, or labels, or nothing.
-Condition = Float[Array, 'b m e'] | Int[Array, 'b'] | None
 
 
 def _dense(
@@ -191,8 +189,8 @@ class UViT(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'b h w c'],
-    time: Float[Array, 'b'] | Int[Array, 'b'],
-    condition: Condition = None,
+    time: Num[Array, '_'],
+    condition: Num[Array, '...'] | None = None,
   ) -> Float[Array, 'b h w o']:
     """Runs the network.
 
