@@ -94,19 +94,23 @@ def by_tiles(
   num_strips = -(-b * h * w // _STRIP)
   rows = -(-h // (2 * num_strips))  # of tiles, in a strip
   num_strips = -(-h // (2 * rows))
-  below = 2 * rows * num_strips - h
-  # Rows in pairs; a strip needs one pair more than it has tiles.
-  x = jnp.pad(x, ((0, 0), (1, 1 + below), (1, 1 + w % 2), (0, 0)))
-  x = x.reshape(b, -1, 2, x.shape[2] // 2, 2, c)
   factors = _along_both(_of_kernel, kernel)
 
   def strip(first):
-    pairs = lax.dynamic_slice_in_dim(x, first, rows + 1, axis=1)
-    return _tiles(pairs, factors)
+    # Padded here: a padded copy of all of x would be as large as x.
+    rows_of_x = first + jnp.arange(-1, 2 * rows + 1)
+    is_inside = (rows_of_x >= 0) & (rows_of_x < h)
+    part = jnp.take(x, rows_of_x, axis=1, mode='clip')
+    part = jnp.where(is_inside[:, None, None], part, 0)
+    part = jnp.pad(part, ((0, 0), (0, 0), (1, 1 + w % 2), (0, 0)))
+    part = part.reshape(b, rows + 1, 2, part.shape[2] // 2, 2, c)
+    return _tiles(part, factors)
 
   # [strips, b, 2 rows, W, d]
-  out = lax.map(strip, rows * jnp.arange(num_strips))
-  out = jnp.moveaxis(out, 0, 1).reshape(b, h + below, -1, kernel.shape[-1])
+  out = lax.map(strip, 2 * rows * jnp.arange(num_strips))
+  out = jnp.moveaxis(out, 0, 1).reshape(
+    b, 2 * rows * num_strips, -1, kernel.shape[-1]
+  )
   return out[:, :h, :w]
 
 
