@@ -60,24 +60,71 @@ def arrays(shared, name):
   return found
 
 
-@pytest.mark.parametrize(
-  ('dtype', 'scan'), [('float32', True), ('float64', False)]
-)
-def test_originals_forward_pass(shared, original, dtype, scan):
+@pytest.fixture(scope='module')
+def network(original):
+  """(x, time, context) -> the module's output, compiled once for 12."""
+  module, variables, _ = original
+  m, shape = module, jax.ShapeDtypeStruct
+  with jax.default_matmul_precision('highest'):
+    run = jax.jit(module.apply).lower(
+      variables,
+      shape((12, m.image_size, m.image_size, m.in_channels), jnp.float32),
+      shape((12,), jnp.float32),
+      shape((12, m.context_tokens, m.context_dim), jnp.float32),
+    )
+    run = run.compile()
+
+  def padded(*inputs):
+    num = len(inputs[0])
+    rows = np.arange(12) % num
+    with jax.disable_jit(False):
+      return run(variables, *(jnp.asarray(v)[rows] for v in inputs))[:num]
+
+  return padded
+
+
+CALLS = (('t', 'out'), ('t', 'out_f64'), ('t_int', 'out_t_int'))
+
+
+def test_originals_forward_pass(shared, network):
+  theirs = arrays(shared, FORWARD)
+  for time, key in CALLS:
+    time = np.float32(theirs[time])
+    ours = network(theirs['x'], time, theirs['context'])
+    parity.check(FORWARD, key, ours, theirs[key], BOUND)
+
+
+def test_originals_forward_pass_unrolled_in_float64(shared, original):
   module, variables, _ = original
   theirs = arrays(shared, FORWARD)
-  with jax.enable_x64(dtype == 'float64'):
-    apply = jax.jit(module.clone(dtype=jnp.dtype(dtype), scan=scan).apply)
-    for time, key in (('t', 'out'), ('t', 'out_f64'), ('t_int', 'out_t_int')):
-      # The labels are integers here, and of one type for one compilation.
+  with jax.enable_x64(True):
+    apply = jax.jit(module.clone(dtype=jnp.float64, scan=False).apply)
+    for time, key in CALLS:
       time = np.float32(theirs[time])
       ours = apply(variables, theirs['x'], time, theirs['context'])
-      assert ours.dtype == dtype
-      parity.check(FORWARD, f'{key} {dtype}', ours, theirs[key], BOUND)
+      assert ours.dtype == jnp.float64
+      parity.check(FORWARD, f'{key} float64', ours, theirs[key], BOUND)
 
 
-def test_originals_gradients(shared, original):
+def test_half_precision_computes_in_it_and_keeps_parameters(shared, original):
+  module, variables, _ = original
+  module = module.clone(dtype=jnp.bfloat16)
+  theirs = arrays(shared, FORWARD)
+  ours = quick_jit(module.apply)(
+    variables, theirs['x'], theirs['t'], theirs['context']
+  )
+  assert ours.dtype == jnp.bfloat16
+  assert 1e-4 < parity.relative_error(ours, theirs['out']) < 0.05
+  leaves = jax.tree.leaves(weights.shapes(module))
+  assert {leaf.dtype for leaf in leaves} == {jnp.dtype('float32')}
+
+
+@pytest.mark.parametrize(
+  'changes', [{}, {'remat': True, 'attention': 'chunked'}], ids=str
+)
+def test_originals_gradients(shared, original, changes):
   module, variables, meta = original
+  module = module.clone(**changes)
   theirs = arrays(shared, FORWARD)
 
   def loss(variables):
@@ -91,88 +138,68 @@ def test_originals_gradients(shared, original):
     entry.name: make()
     for entry, _, make in part.to_theirs(weights.PART, module, tree)
   }
-  for name, value in ours.items():
-    if f'grad/{name}' in theirs:
-      wanted = theirs[f'grad/{name}']
-      parity.check(FORWARD, f'gradient {name}', value, wanted, LOOP_BOUND)
-  assert len(ours) == len(meta['grad_norms'])
-  norms = [np.linalg.norm(ours[name]) for name in meta['grad_norms']]
-  wanted = list(meta['grad_norms'].values())
-  for name, *pair in zip(meta['grad_norms'], norms, wanted):
-    parity.check(FORWARD, f'gradient norm {name}', *pair, LOOP_BOUND)
+  for key, wanted in theirs.items():
+    if key.startswith('grad/'):
+      value = ours[key.removeprefix('grad/')]
+      parity.check(FORWARD, key, value, wanted, LOOP_BOUND)
+  assert ours.keys() == meta['grad_norms'].keys()
+  for name, wanted in meta['grad_norms'].items():
+    norm = np.linalg.norm(ours[name])
+    parity.check(FORWARD, f'norm of grad/{name}', norm, wanted, LOOP_BOUND)
 
 
-def network(original):
-  module, variables, _ = original
-
+def denoiser(network):
   def denoise(x, t, context, previous):
     del previous
-    return Prediction(module.apply(variables, x, 1000 * t, context))
+    return Prediction(network(x, 1000 * t, context))
 
   return denoise
 
 
-def test_originals_training_step_and_guidance(shared, original):
+def test_originals_training_step_and_guidance(shared, network):
   theirs = arrays(shared, LOOP)
-  parity.check(
-    LOOP, 'betas', PROCESS.schedule.betas(), theirs['betas_f64'], 1e-12
-  )
+  betas = PROCESS.schedule.betas()
+  parity.check(LOOP, 'betas', betas, theirs['betas_f64'], 1e-12)
   gamma = PROCESS.schedule.gamma(np.arange(1001) / 1000)
   parity.check(LOOP, 'alphas', gamma, theirs['cum_alphas_f64'], 1e-12)
-  denoise, context = network(original), theirs['context']
+  t = jnp.asarray(theirs['n'] / 1000, jnp.float32)
+  x_0, x_1, context = (theirs[key] for key in ('x0', 'eps', 'context'))
+  x_t = PROCESS.mix(x_0, x_1, t)
+  parity.check(LOOP, 'xn', x_t, theirs['xn'], BOUND)
+  found = denoiser(network)(x_t, t, context, None).value
+  error = (found - PROCESS.regression_target(x_0, x_1, t)) ** 2
+  parity.check(LOOP, 'lsimple', error.mean((1, 2, 3)), theirs['lsimple'], BOUND)
   null = theirs['empty_context'][None]
-
-  @quick_jit
-  def run(x_0, x_1, x_t, t):
-    mixed = PROCESS.mix(x_0, x_1, t)
-    found = denoise(mixed, t, context, None).value
-    error = (found - PROCESS.regression_target(x_0, x_1, t)) ** 2
-
-    def guided(scale):
-      guided = guidance.guide(denoise, context, null, 1 + scale)
-      return guided(x_t, t, None).value
-
-    return mixed, error.mean((1, 2, 3)), guided(1.0), guided(3.5)
-
-  t = np.float32(theirs['n'] / 1000)
-  ours = run(theirs['x0'], theirs['eps'], theirs['xn'], t)
-  parity.check(LOOP, 'xn', ours[0], theirs['xn'], BOUND)
-  parity.check(LOOP, 'lsimple', ours[1], theirs['lsimple'], BOUND)
-  for value, scale, key in zip(ours[2:], (1, 3.5), ('1', '3p5')):
+  for scale, key in (1, 'cfg_scale1'), (3.5, 'cfg_scale3p5'):
+    guided = guidance.guide(denoiser(network), context, null, 1 + scale)
+    value = guided(theirs['xn'], t, None).value
     # The difference of the two answers counts `scale` times more.
-    key, bound = f'cfg_scale{key}', BOUND * (1 + 2 * scale)
-    parity.check(LOOP, key, value, theirs[key], bound)
+    parity.check(LOOP, key, value, theirs[key], BOUND * (1 + 2 * scale))
 
 
 @pytest.mark.parametrize('num_steps', [10, 12, 50])
-def test_originals_samples(shared, original, num_steps):
+def test_originals_samples(shared, network, num_steps):
   """Guided, from noise to a latent, by the solver's plan of that length."""
   theirs = arrays(shared, LOOP)
   grid = grids.Uniform(end=1e-3).make(PROCESS, num_steps)
   stepper = steppers.STEPPERS['dpm_singlestep']()
   times = 1000 * stepper.times(PROCESS, grid)
-  wanted = theirs[f'sample_steps{num_steps}_model_t'][:, 0]
-  parity.check(LOOP, f'labels of {num_steps}', times, wanted, 1e-6)
-  if num_steps == 10:
-    return  # its blocks are those of 12, and compiling takes the time
-  guided = guidance.guide(
-    network(original), theirs['context'], theirs['empty_context'][None], 2.0
-  )
-
-  @quick_jit
-  def run(x_1, keys):
-    return sampling.sample(
-      guided,
+  key = f'sample_steps{num_steps}'
+  wanted = theirs[f'{key}_model_t'][:, 0]
+  parity.check(LOOP, f'{key}_model_t', times, wanted, 1e-6)
+  null = theirs['empty_context'][None]
+  denoise = guidance.guide(denoiser(network), theirs['context'], null, 2.0)
+  # The network is compiled already; the loop around it need not be.
+  with jax.disable_jit():
+    ours = sampling.sample(
+      denoise,
       PROCESS,
-      x_1,
-      keys,
+      theirs['z_init'],
+      jax.random.split(jax.random.key(0), 6),
       grid=grid,
       stepper=stepper,
       returns='state',
     )
-
-  ours = run(theirs['z_init'], jax.random.split(jax.random.key(0), 6))
-  key = f'sample_steps{num_steps}'
   parity.check(LOOP, key, ours, theirs[key], LOOP_BOUND)
 
 
@@ -266,25 +293,6 @@ def test_patches_are_the_inverse_of_pixels():
   np.testing.assert_array_equal(again, tokens)
 
 
-def test_how_it_is_computed_changes_nothing():
-  variables = random(tiny())
-
-  def gradient(**changes):
-    module = tiny(**changes)
-
-    def loss(variables):
-      out = module.apply(variables, X, TIME, CONDITIONS['text'])
-      return jnp.sum(jnp.sin(out))
-
-    return quick_jit(jax.grad(loss))(variables)
-
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
-    gradient(remat=True, attention='chunked'),
-    gradient(),
-  )
-
-
 def test_remat_keeps_less():
 
   def residuals(**changes):
@@ -297,20 +305,7 @@ def test_remat_keeps_less():
     _, vjp = jax.eval_shape(lambda v: jax.vjp(loss, v), variables)
     return sum(leaf.size for leaf in jax.tree.leaves(vjp))
 
-  for scan in (True, False):
-    assert residuals(remat=True, scan=scan) < 0.8 * residuals(scan=scan)
-
-
-def test_half_precision_computes_in_it_and_keeps_parameters():
-  module = tiny(dtype=jnp.bfloat16)
-  variables = random(module)
-  leaves = jax.tree.leaves(variables)
-  assert {leaf.dtype for leaf in leaves} == {jnp.dtype('float32')}
-  condition = CONDITIONS['text']
-  half = quick_jit(module.apply)(variables, X, TIME, condition)
-  assert half.dtype == jnp.bfloat16
-  wanted = quick_jit(tiny().apply)(variables, X, TIME, condition)
-  assert 0 < parity.relative_error(half, wanted) < 0.05
+  assert residuals(remat=True) < 0.8 * residuals()
 
 
 def test_options_are_arrays_that_are_there_or_not():
@@ -318,14 +313,11 @@ def test_options_are_arrays_that_are_there_or_not():
     shapes = weights.shapes(tiny(**changes))
     return set(part.shapes_of(weights.PART, shapes))
 
+  fewer = names(skip=False, conv=False, qkv_bias=False, mlp_time_embed=False)
+  gone = ('skip_linear', 'final_layer', 'qkv.bias', 'time_embed')
   more = names()
-  for changes, gone in (
-    ({'skip': False}, 'skip_linear'),
-    ({'conv': False}, 'final_layer'),
-    ({'qkv_bias': False}, 'qkv.bias'),
-    ({'mlp_time_embed': False}, 'time_embed'),
-  ):
-    assert names(**changes) == {n for n in more if gone not in n} < more
+  assert all(any(word in name for name in more) for word in gone)
+  assert fewer == {n for n in more if not any(word in n for word in gone)}
 
 
 def test_a_fresh_network():
@@ -354,16 +346,6 @@ def test_number_of_parameters():
   assert count(UViT()) == 44_692_644
   assert count(UViT(depth=16)) == 58_345_636
   assert count(UViT(width=768, depth=16, num_heads=12)) == 130_772_132
-  # The largest of ImageNet: 501 million in the paper's table.
-  huge = UViT(
-    width=1152,
-    depth=28,
-    num_heads=16,
-    context_tokens=0,
-    num_classes=1001,
-    conv=False,
-  )
-  assert round(count(huge) / 1e6) == 501
 
 
 @pytest.mark.parametrize(
