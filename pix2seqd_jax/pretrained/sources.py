@@ -13,10 +13,13 @@ from pix2seqd_jax.pretrained import (
   clip,
   hub,
   inception_fid,
+  lpips_vgg,
+  mask_autoencoder,
   part,
   sd_unet,
   sd_vae,
   torch_files,
+  uvit,
 )
 from pix2seqd_jax.pretrained.plan import Plan
 
@@ -229,5 +232,8 @@ SOURCES = {
   'sd21': _STABLE_DIFFUSION,
   'clip': Source({'clip': clip.CLIP}),
   'clip-text': Source({'text_encoder': clip.TEXT}),
+  'uvit': Source({'uvit': uvit.PART}),
+  'ldmseg-autoencoder': Source({'autoencoder': mask_autoencoder.PART}),
   'inception-fid': Source({'inception': inception_fid.PART}),
+  'lpips-vgg': Source({'lpips': lpips_vgg.PART}),
 }
