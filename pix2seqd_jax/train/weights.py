@@ -14,6 +14,10 @@ from pix2seqd_jax.train import archive, manifest, sharding, state
 RULES = ('exact', 'grow', 'partial')
 
 
+# What is written stays in memory until a file is full; Orbax' own are 2 GB.
+_FILE_SIZE = 64 * 2**20
+
+
 def _read(path: pathlib.Path) -> dict[str, Any]:
   """A saved tree of any devices as NumPy arrays, without knowing the tree."""
   import orbax.checkpoint as ocp
@@ -53,6 +57,17 @@ def load_params(
   frozen = archive.frozen_of(item)
   found = {} if frozen is None else _read(frozen)
   return state.collections({**params, 'frozen': found})
+
+
+class _Uncopied(np.ndarray):
+  """Orbax copies NumPy arrays, which may change while it writes: not ours."""
+
+  def __deepcopy__(self, memo):
+    return self
+
+
+def _uncopied(leaf: Any) -> Any:
+  return leaf.view(_Uncopied) if isinstance(leaf, np.ndarray) else leaf
 
 
 def save_params(
@@ -103,7 +118,12 @@ def save_params(
       checkpointer.save(path.parent / archive.FROZEN, frozen)
     digest = manifest.seal(path.parent / archive.FROZEN)
   items = {'params': params} if ema is None else {'params': params, 'ema': ema}
-  args = {k: ocp.args.StandardSave(dict(v)) for k, v in items.items()}
+  args = {
+    k: ocp.args.PyTreeSave(
+      jax.tree.map(_uncopied, dict(v)), ocdbt_target_data_file_size=_FILE_SIZE
+    )
+    for k, v in items.items()
+  }
   with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
     meta = ocp.args.JsonSave({archive.SEALED: True})
     checkpointer.save(where, ocp.args.Composite(meta=meta, **args))
