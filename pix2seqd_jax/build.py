@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 
 from pix2seqd_jax import build_data, numbers, recipe
 from pix2seqd_jax import data as data_room
@@ -167,7 +168,12 @@ class Experiment(build_data.DataParts):
   # Sampling.
 
   def grid(self, steps: int | None = None, td: float | None = None) -> Grid:
-    """The times of sampling; arguments override the config's."""
+    """The times of sampling; arguments override the config's.
+
+    A model that diffuses nothing (an autoencoder) answers in one step.
+    """
+    if not hasattr(self.model, 'process'):
+      return Grid(np.ones(1), np.zeros(1))
     config = self.config['sample']
     maker = self._sampling_part('grid', grids.GRIDS)
     grid = maker.make(
@@ -260,7 +266,7 @@ class Experiment(build_data.DataParts):
     """Builds what can be wrong, before anything is written or compiled."""
     _ = self.mesh, self.model, self.task, self.optimizer, self.stepper
     self.grid()
-    if 'guidance' in self.sampling_options():
+    if 'guidance' in self.sampling_options() and hasattr(self.model, 'process'):
       args = self.abstract_state.params, self.abstract_batch(), None
       encoded = jax.eval_shape(self.model.encode, *args)
       guidance.check_null(encoded.null, self.config['sample']['guidance'])

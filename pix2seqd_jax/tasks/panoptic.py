@@ -32,11 +32,10 @@ class PanopticTask:
       its own (pixels touch by a side). Not in the reference; right where
       things are in one piece, as cells are: two of them that got one id far
       apart are then two.
-    class_agnostic: PQ takes all segments as one class.
-    given: labels that are inputs of this task; none.
+    class_agnostic: PQ takes all segments as one class, and classes are not
+      compared otherwise: there is no mIoU.
+    given: labels that are inputs: ('instance',) for an autoencoder of masks.
   """
-
-  given: tuple[str, ...] = ()
 
   def __init__(
     self,
@@ -46,7 +45,13 @@ class PanopticTask:
     void_id_zero: bool = True,
     split_things: bool = False,
     class_agnostic: bool = False,
+    given: tuple[str, ...] = (),
   ):
+    if set(given) - {'semantic', 'instance'}:
+      raise ValueError(
+        f"task.given={given} may hold 'semantic' and 'instance' only: labels "
+        'that the model is to be handed.'
+      )
     if min_pixels < 0:
       raise ValueError(
         f'task.min_pixels={min_pixels} must be 0 (keep all segments) or more.'
@@ -61,6 +66,7 @@ class PanopticTask:
     self.void_id_zero = void_id_zero
     self.split_things = split_things
     self.class_agnostic = class_agnostic
+    self.given = tuple(given)
     self._is_thing = np.array([c.is_thing for c in self.categories], bool)
 
   def predict(
@@ -140,7 +146,7 @@ class PanopticTask:
   def metrics(
     self, segmentation: types.Segmentation, meta: types.Meta
   ) -> collection.Collection:
-    """PQ and mIoU of one refined segmentation.
+    """PQ, and of classes mIoU, of one refined segmentation.
 
     Args:
       segmentation: at the original size.
@@ -157,6 +163,8 @@ class PanopticTask:
       self.categories,
       class_agnostic=self.class_agnostic,
     )
+    if self.class_agnostic:
+      return collection.Collection({'panoptic_quality': quality})
     classes = mean_iou.MeanIoU.from_maps(
       semantic_of(truth['ids'], truth['segments']),
       np.asarray(segmentation.semantic),
@@ -168,10 +176,14 @@ class PanopticTask:
 
   def empty(self) -> collection.Collection:
     """The state of no picture, for a process that has none."""
-    kinds = panoptic_quality.ANY if self.class_agnostic else self.categories
+    if self.class_agnostic:
+      quality = panoptic_quality.PanopticQuality.empty(panoptic_quality.ANY)
+      return collection.Collection({'panoptic_quality': quality})
     return collection.Collection(
       {
-        'panoptic_quality': panoptic_quality.PanopticQuality.empty(kinds),
+        'panoptic_quality': panoptic_quality.PanopticQuality.empty(
+          self.categories
+        ),
         'mean_iou': mean_iou.MeanIoU.empty(self.categories),
       }
     )

@@ -168,7 +168,14 @@ def test_one_class_for_all_when_classes_do_not_count():
   meta = {'truth': {'ids': ids, 'segments': segments}}
   scores = some.empty().merge(some.metrics(answer, meta)).compute()
   assert scores['pq'] == 1
-  assert scores['miou'] == pytest.approx(1 / 3)
+  assert 'miou' not in scores
+  assert scores.keys() == some.empty().compute().keys()
+
+
+def test_labels_that_can_be_given():
+  assert task(given=('instance',)).given == ('instance',)
+  with pytest.raises(ValueError, match=r"task.given=\('bits',\) may hold"):
+    task(given=('bits',))
 
 
 def test_classes_of_segments():
