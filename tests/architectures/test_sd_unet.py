@@ -9,6 +9,7 @@ import numpy as np
 import oracles
 import parity
 import pytest
+from flax import traverse_util
 
 from pix2seqd_jax.architectures.sd_unet import SDUNet, time_code
 from pix2seqd_jax.pretrained import part, torch_files
@@ -26,66 +27,163 @@ TINY = SDUNet(
 QUICK = {'xla_backend_optimization_level': 0}
 
 
+# What the oracles trace, of the first two examples, and our modules.
+TRACES = {
+  'trace/time_embedding': 'time_embedding',
+  'trace/conv_in': 'conv_in',
+  'trace/down_0_resnet_0': 'down_blocks_0/resnets_0',
+  'trace/down_0_attn_0': 'down_blocks_0/attentions_0',
+  **{f'trace/down_{i}': f'down_blocks_{i}' for i in range(4)},
+  'trace/mid_block': 'mid_block',
+  **{f'trace/up_{i}': f'up_blocks_{i}' for i in range(4)},
+  'trace/conv_norm_out': 'conv_norm_out',
+}
+# Of `out_float_t`. The files do not hold them: they are where the error of
+# each example falls from 1e-2 to 1e-6.
+FLOAT_TIMES = [0.5, 421.25, 998.75]
+GRADIENTS = 1e-4
+
+
 def nhwc(x):
-  return np.moveaxis(x, 1, -1)
+  """NCHW -> NHWC; vectors as they are."""
+  return np.moveaxis(x, 1, -1) if x.ndim == 4 else x
 
 
-def of_diffusers(folder):
-  config = json.loads((folder / 'unet_small_in4.config.json').read_text())
-  z = oracles.load_npz(folder / 'unet_small_in4.npz')
-  told = (z['sample'], z['timestep'], z['encoder_hidden_states'])
-  return 'unet_small_in4', config, [(*told, z['out'])]
-
-
-def of_ldmseg(folder):
-  """Twelve channels in, and no attention to a context."""
-  config = json.loads((folder / 'meta.json').read_text())['u12_small']['config']
-  config |= {'in_channels': 12, 'cross_attention_dim': None}
-  z = oracles.load_npz(folder / 'u12_small.npz')
-  return 'u12_small', config, [(z['x'], z['t'], None, z['out'])]
-
-
-def of_semflow(folder):
-  """Times between the whole ones, and whole ones."""
-  config = json.loads((folder / 'meta.json').read_text())['unet']['config']
-  z = oracles.load_npz(folder / 'train_and_sample.npz')
-  null = np.broadcast_to(z['null_condition'], (2, 7, 32))
-  names = ('perturb_latent', 'unet_timesteps', 'model_pred')
-  cases = []
-  for kind in ('continuous', 'discrete'):
-    x, time, out = (z[f'{kind}/{name}'] for name in names)
-    cases.append((x, time, null, out))
-  return 'unet', config, cases
-
-
-@pytest.mark.parametrize('dtype, bound', [('float32', 8e-6), ('float64', 2e-6)])
-@pytest.mark.parametrize(
-  'source, read',
-  [
-    ('diffusers', of_diffusers),
-    ('ldmseg_ldm', of_ldmseg),
-    ('semflow', of_semflow),
-  ],
+@pytest.fixture(
+  params=[('float32', 8e-6), ('float64', 2e-6)], ids=lambda p: p[0]
 )
-def test_the_originals(shared, source, read, dtype, bound):
-  folder = shared / 'oracles' / source
-  file, config, cases = read(folder)
-  tensors = torch_files.read(folder / f'{file}.safetensors')
+def precision(request):
+  """(type, bound)."""
+  with (
+    jax.enable_x64(request.param[0] == 'float64'),
+    jax.default_matmul_precision('highest'),
+  ):
+    yield request.param
+
+
+def original(root, name, config, dtype):
+  """(module, variables) of a file of weights, by way of the converter."""
+  tensors = torch_files.read(root / f'{name}.safetensors')
   module, plan = part.plan(pretrained.PART, tensors, config)
-  with jax.enable_x64(dtype == 'float64'):
-    module = module.clone(dtype=jnp.dtype(dtype))
-    variables = jax.tree.map(
-      lambda leaf: jnp.asarray(leaf, dtype), plan.tree(tensors)
+  return module.clone(dtype=jnp.dtype(dtype)), plan.tree(tensors, dtype)
+
+
+def check_blocks(name, module, variables, z, inputs, dtype, bound):
+  """Three runs, the first of them block by block."""
+
+  def run(variables, x, time, *context):
+    return module.apply(
+      variables, x, time, *context, capture_intermediates=True, mutable=True
     )
-    apply = jax.jit(module.apply, compiler_options=QUICK)
-    for i, (x, time, context, wanted) in enumerate(cases):
-      if context is not None:
-        context = jnp.asarray(context, dtype)
-      x, time = jnp.asarray(nhwc(x), dtype), jnp.asarray(time, dtype)
-      with jax.default_matmul_precision('highest'):
-        out = apply(variables, x, time, context)
-      name = f'{source}/{file}/{dtype}'
-      parity.check(name, f'out {i}', out, nhwc(wanted), bound=bound)
+
+  run = jax.jit(run, compiler_options=QUICK)
+  x, time, *context = inputs
+  for key, times in (
+    ('out', time),
+    ('out_scalar_t500', [500] * 3),
+    ('out_float_t', FLOAT_TIMES),
+  ):
+    # The original's code of time is in float32, whatever the network's type.
+    times = jnp.asarray(times, jnp.float32)
+    maps = (jnp.asarray(v, dtype) for v in (nhwc(x), *context))
+    out, found = run(variables, next(maps), times, *maps)
+    parity.check(name, f'{key} {dtype}', out, nhwc(z[key]), bound=bound)
+    if key == 'out':
+      taps = traverse_util.flatten_dict(found['intermediates'], sep='/')
+  for key in TRACES.keys() & z.keys():
+    ours = taps[f'{TRACES[key]}/__call__'][0]
+    ours = ours[0] if isinstance(ours, tuple) else ours  # DownBlock's map
+    wanted = nhwc(z[key])
+    ours = ours[: len(wanted)]
+    parity.check(name, f'{key} {dtype}', ours, wanted, bound=bound)
+
+
+def test_diffusers(shared, precision):
+  root, name = shared / 'oracles', 'diffusers/unet_small_in4'
+  config = json.loads((root / f'{name}.config.json').read_text())
+  module, variables = original(root, name, config, precision[0])
+  z = oracles.load_npz(root / f'{name}.npz')
+  inputs = [z[k] for k in ('sample', 'timestep', 'encoder_hidden_states')]
+  assert set(TRACES) < z.keys()
+  check_blocks(name, module, variables, z, inputs, *precision)
+
+
+def test_ldmseg(shared, precision):
+  """Twelve channels in, and no attention to a context; weights alone."""
+  root, name = shared / 'oracles', 'ldmseg_ldm/u12_small'
+  config = {'attention_head_dim': 4, 'norm_num_groups': 8}
+  module, variables = original(root, name, config, precision[0])
+  assert module.in_channels == 12 and module.context_dim is None
+  z = oracles.load_npz(root / f'{name}.npz')
+  check_blocks(name, module, variables, z, [z['x'], z['t']], *precision)
+
+
+def semflow(root, dtype):
+  """(module, variables, {kind: what is recorded}, their loss)."""
+  folder = root / 'oracles' / 'semflow'
+  config = json.loads((folder / 'meta.json').read_text())['unet']['config']
+  module, variables = original(folder, 'unet', config, dtype)
+  z = oracles.load_npz(folder / 'train_and_sample.npz')
+  context = jnp.asarray(np.broadcast_to(z['null_condition'], (2, 7, 32)), dtype)
+  batches = {
+    kind: {
+      key.removeprefix(f'{kind}/'): nhwc(value)
+      for key, value in z.items()
+      if key.startswith(f'{kind}/')
+    }
+    for kind in ('continuous', 'discrete')
+  }
+
+  def loss(variables, batch):
+    x, target = (
+      jnp.asarray(batch[key], dtype) for key in ('perturb_latent', 'target')
+    )
+    out = module.apply(variables, x, batch['unet_timesteps'], context)
+    return jnp.mean((out - target) ** 2), out
+
+  return module, variables, batches, loss
+
+
+INPUTS = ('perturb_latent', 'unet_timesteps', 'target')
+
+
+def test_semflow_in_float64(shared):
+  """At times whole and not."""
+  with jax.enable_x64(True):
+    _, variables, batches, loss = semflow(shared, 'float64')
+    run = jax.jit(loss, compiler_options=QUICK)
+    for kind, theirs in batches.items():
+      batch = {key: np.float32(theirs[key]) for key in INPUTS}
+      _, out = run(variables, batch)
+      key, wanted = f'{kind}/model_pred', theirs['model_pred']
+      parity.check('semflow/train', f'{key} float64', out, wanted, bound=2e-6)
+
+
+def test_semflow_trains(shared):
+  """The velocity, the loss and its gradients, in float32."""
+  module, variables, batches, loss = semflow(shared, 'float32')
+  run = jax.value_and_grad(loss, has_aux=True)
+  run = jax.jit(run, compiler_options=QUICK)
+  for kind, theirs in batches.items():
+    with jax.default_matmul_precision('highest'):
+      batch = {key: np.float32(theirs[key]) for key in INPUTS}
+      (value, out), grads = run(variables, batch)
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(grads)]
+    ours = {
+      f'grad/{entry.name}': nhwc(make())
+      for entry, _, make in part.to_theirs(pretrained.PART, module, grads)
+    }
+    ours |= {
+      'model_pred': out,
+      'loss': value,
+      'grad_norm': np.sqrt(sum(np.sum(leaf**2) for leaf in leaves)),
+    }
+    bounds = {'model_pred': 8e-6, 'loss': 8e-6, 'grad_norm': GRADIENTS}
+    bounds |= {k: GRADIENTS for k in theirs if k.startswith('grad/')}
+    assert len(bounds) == 3 + 5
+    for key, bound in bounds.items():
+      name = f'{kind}/{key} float32'
+      parity.check('semflow/train', name, ours[key], theirs[key], bound=bound)
 
 
 def test_the_time_code_of_diffusers(shared):
@@ -122,7 +220,13 @@ def test_options_of_the_time_code():
 )
 def test_published_sizes(fields, count, tensors):
   module = SDUNet(**fields)
-  leaves = jax.tree.leaves(pretrained.shapes_of(module))
+  x = jnp.zeros((1, 64, 96, module.in_channels))
+  context = module.context_dim and jnp.zeros((1, 77, module.context_dim))
+  out, variables = jax.eval_shape(
+    lambda: module.init_with_output(jax.random.key(0), x, 1.5, context)
+  )
+  assert out.shape == (1, 64, 96, 4)
+  leaves = jax.tree.leaves(variables)
   assert sum(math.prod(leaf.shape) for leaf in leaves) == count
   assert len(leaves) == tensors
 
