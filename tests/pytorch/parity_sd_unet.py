@@ -12,7 +12,7 @@ import torch
 import torch_models
 from diffusers import UNet2DConditionModel
 
-from pix2seqd_jax.pretrained import part, sources
+from pix2seqd_jax.pretrained import part, sd_unet, sources
 from pix2seqd_jax.pretrained.sd_unet import PART
 
 BASE = {
@@ -84,26 +84,20 @@ def without_context(model):
   return model
 
 
-def make(name, seed=0):
-  """diffusers' network with weights of this seed."""
-  model = UNet2DConditionModel(**CONFIGS[name])
-  if name == 'ldmseg':
-    model = without_context(model)
-  return torch_models.redraw(model, seed)
-
-
 def has_context(name):
   return name != 'ldmseg'
 
 
 @functools.cache
 def model_of(name):
-  return make(name)
+  """diffusers' network, its weights as they come."""
+  model = UNet2DConditionModel(**CONFIGS[name])
+  return model if has_context(name) else without_context(model)
 
 
 def loaded(name, seed, folder):
   """(their model, our module, its variables), by way of their files."""
-  model = torch_models.redraw(model_of(name).float(), seed)
+  model = torch_models.redraw(model_of(name), seed)
   if has_context(name):
     model.save_pretrained(folder)
   else:  # as LDMSeg's: weights alone, no config
@@ -124,11 +118,12 @@ def inputs_of(name, seed):
 
 
 @functools.cache
-def apply(module):
+def ours(module, kind):
   """Our network as a function of its weights and inputs.
 
   The times are float32 on either side, whose codes the original makes so.
   """
+  module = module.clone(dtype=kind)
 
   def function(variables, x, *context):
     time = variables['time'].astype('float32')
@@ -137,64 +132,47 @@ def apply(module):
   return function
 
 
-@pytest.mark.parametrize('seed', torch_models.SEEDS)
-@pytest.mark.parametrize('kind', torch_models.KINDS)
-@pytest.mark.parametrize('name', CONFIGS)
-def test_the_same_numbers(name, kind, seed, tmp_path):
-  model, module, variables = loaded(name, seed, tmp_path)
-  assert (module.context_dim is not None) == has_context(name)
+def same(name, seed, model, module, variables):
   inputs, time = inputs_of(name, seed)
-  model = model.to(getattr(torch, kind))
 
-  def theirs(x, context=None):
+  def theirs(model, x, context=None):
     return (model(x, torch.from_numpy(time), context).sample,)
 
-  torch_models.compare(
+  torch_models.same(
     f'sd_unet {name}',
     seed,
-    kind,
-    torch_models.run_ours(
-      apply(module.clone(dtype=kind)),
-      {'net': variables, 'time': time},
-      inputs,
-      kind,
-    ),
-    torch_models.run_theirs(theirs, inputs, kind),
+    functools.partial(ours, module),
+    {'net': variables, 'time': time},
+    model,
+    theirs,
+    inputs,
     8e-6,
   )
+
+
+@pytest.mark.parametrize('seed', torch_models.SEEDS)
+@pytest.mark.parametrize('name', CONFIGS)
+def test_the_same_numbers(name, seed, tmp_path):
+  model, module, variables = loaded(name, seed, tmp_path)
+  assert (module.context_dim is not None) == has_context(name)
+  same(name, seed, model, module, variables)
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_ours_in_theirs(name, tmp_path):
-  """Random weights of ours, through a file, into theirs and nothing is left."""
-  _, module, _ = loaded(name, 0, tmp_path)
+  """Random weights of ours, by a file, in theirs; no name is left."""
+  model, module, _ = loaded(name, 0, tmp_path)
   variables = torch_models.draw(PART, module)
   folder = tmp_path / 'ours'
   state = torch_models.export(PART, module, variables, folder)
+  model.load_state_dict(state, strict=True)
   if has_context(name):
     model = UNet2DConditionModel.from_pretrained(
       folder, low_cpu_mem_usage=False
     )
-    again = model.state_dict()
-    assert all(torch.equal(again[key], value) for key, value in state.items())
-  model = model_of(name).float()
-  model.load_state_dict(state, strict=True)
-  inputs, time = inputs_of(name, 99)
-
-  def theirs(x, context=None):
-    return (model(x, torch.from_numpy(time), context).sample,)
-
-  tree = {'net': variables, 'time': time}
-  torch_models.compare(
-    f'sd_unet {name} exported',
-    99,
-    'float32',
-    torch_models.run_ours(
-      apply(module.clone(dtype='float32')), tree, inputs, 'float32'
-    ),
-    torch_models.run_theirs(theirs, inputs, 'float32'),
-    8e-6,
-  )
+    for key, value in model.state_dict().items():
+      assert torch.equal(state[key], value)
+  same(name, torch_models.OURS, model, module, variables)
 
 
 @pytest.mark.parametrize('name', FULL)
@@ -207,8 +185,7 @@ def test_the_published_sizes(name):
   assert sum(value.numel() for value in model.parameters()) == size
   module, _ = part.plan(PART, torch_models.sizes(shapes), {**model.config})
   assert torch_models.table(PART, module) == shapes
-  blind, _ = part.plan(PART, torch_models.sizes(shapes))
-  assert blind == module
+  assert sd_unet.module_from(shapes, None) == module  # without a config
 
 
 def test_ldmsegs_sizes():

@@ -19,9 +19,15 @@ from safetensors.torch import load_file
 from pix2seqd_jax.pretrained import part, save
 
 SEEDS = tuple(range(10))
+OURS = 10  # where the weights are ours
 GRADIENT = 1e-4
 FLOAT64 = 2e-6
 KINDS = ('float32', 'float64')
+# Tiny networks, a few runs of each: compiling is all that takes time.
+_QUICK = {
+  'xla_backend_optimization_level': 0,
+  'xla_llvm_disable_expensive_passes': True,
+}
 _TABLES = ('token_embedding.weight', 'position_embedding.weight')
 
 
@@ -38,7 +44,7 @@ def redraw(model: torch.nn.Module, seed: int) -> torch.nn.Module:
         z /= 1 if is_table else math.sqrt(value[0].numel())
       else:
         z = 1 + 0.1 * z if is_weight else 0.1 * z
-      value.copy_(torch.from_numpy(z))
+      value.copy_(torch.as_tensor(z))
   return model.eval()
 
 
@@ -118,7 +124,7 @@ def _compiled(function):
     gradients, outputs = jax.grad(total, has_aux=True)(inputs, variables)
     return outputs, gradients
 
-  return jax.jit(both)
+  return jax.jit(both, compiler_options=_QUICK)
 
 
 def _theirs_shape(shape):
@@ -130,22 +136,44 @@ def _weights(shape) -> np.ndarray:
   return np.float32(rng.normal(size=tuple(shape)))
 
 
-def compare(
-  name: str, seed: int, kind: str, ours: Run, theirs: Run, bound: float
+def same(
+  name: str,
+  seed: int,
+  ours: Callable[[str], Callable[..., Sequence[jax.Array]]],
+  variables: Any,
+  model: torch.nn.Module,
+  theirs: Callable[..., Sequence[torch.Tensor]],
+  inputs: Sequence[np.ndarray],
+  bound: float,
 ) -> None:
-  """Outputs within `bound` (2e-6 in float64), gradients within 1e-4."""
-  bound = FLOAT64 if kind == 'float64' else bound
-  for i, (a, b) in enumerate(zip(ours.outputs, theirs.outputs, strict=True)):
-    assert np.abs(b).max() > 1e-2
-    parity.check(
-      f'pytorch/{name}', f'{kind} output {i} seed {seed}', a, b, bound
-    )
-  for i, (a, b) in enumerate(
-    zip(ours.gradients, theirs.gradients, strict=True)
-  ):
-    assert np.abs(b).max() > 1e-4
-    key = f'{kind} gradient {i} seed {seed}'
-    parity.check(f'pytorch/{name}', key, a, b, GRADIENT)
+  """Outputs and gradients in both precisions.
+
+  Args:
+    name: in the table of parity.
+    seed: likewise.
+    ours: its argument is the type of the computation; returns the same
+      function each time, of variables and inputs.
+    variables: ours.
+    model: theirs.
+    theirs: (model, *inputs) -> outputs.
+    inputs: maps [b, c, h, w].
+    bound: of outputs in float32; 2e-6 in float64, gradients 1e-4.
+  """
+  for kind in KINDS:
+    model.to(getattr(torch, kind))
+    a = run_ours(ours(kind), variables, inputs, kind)
+    b = run_theirs(functools.partial(theirs, model), inputs, kind)
+    limit = FLOAT64 if kind == 'float64' else bound
+    for what, bound_, ys, zs in (
+      ('output', limit, a.outputs, b.outputs),
+      ('gradient', GRADIENT, a.gradients, b.gradients),
+    ):
+      for i, (y, z) in enumerate(zip(ys, zs, strict=True)):
+        assert y.dtype == z.dtype == kind
+        assert np.abs(z).max() > 1e-4  # nothing is compared with nothing
+        key = f'{kind} {what} {i} seed {seed}'
+        parity.check(f'pytorch/{name}', key, y, z, bound_)
+  model.float()
 
 
 def draw(one: part.Part, module: Any, seed: int = 0) -> Any:
