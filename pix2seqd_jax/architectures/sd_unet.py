@@ -179,7 +179,7 @@ class SDUNet(nn.Module):
     self,
     x: Float[Array, 'b h w c'],
     time: Float[Array, '*b'] | Int[Array, '*b'] | float | int,
-    context: Float[Array, 'b l e'] | None = None,
+    context: Float[Array, '_ l e'] | None = None,
     train: bool = False,
   ) -> Float[Array, 'b h w {self.out_channels}']:
     """`time` is one for all or one for each example.
@@ -189,7 +189,7 @@ class SDUNet(nn.Module):
     """
     self._check(x.shape, context)
     wide = layers.wide(self.dtype)
-    time = jnp.broadcast_to(jnp.asarray(time), x.shape[:1])
+    time = _one_each(jnp.asarray(time), len(x))
     width = self.channels[0]
     code = time_code(time, width, self.flip_sin_to_cos, self.freq_shift)
     temb = TimeEmbedding(4 * width, dtype=wide, name='time_embedding')(code)
@@ -289,10 +289,26 @@ class SDUNet(nn.Module):
         f'{"is missing" if width is None else f"has {width} features"}; give '
         'a context of that width, or none where context_dim is None.'
       )
+    if context is not None and len(context) != shape[0]:
+      raise ValueError(
+        f'the context is of {len(context)} examples and x of {shape[0]}; '
+        'repeat a context that is the same for all.'
+      )
+
+
+def _one_each(time, num_examples):
+  if time.shape not in ((), (1,), (num_examples,)):
+    raise ValueError(
+      f'time has shape {time.shape}, but there are {num_examples} examples; '
+      'give one for all or one for each.'
+    )
+  return jnp.broadcast_to(time, (num_examples,))
 
 
 def _check_levels(channels, has_attention, num_heads):
   """Raises ValueError where the fields do not speak of the same levels."""
+  if not channels:
+    raise ValueError('channels=() must name the width of one level at least.')
   for name, value in (
     ('has_attention', has_attention),
     ('num_heads', num_heads),
