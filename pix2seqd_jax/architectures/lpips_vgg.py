@@ -3,7 +3,7 @@
 "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
 https://arxiv.org/abs/1801.03924, version 0.1 of the authors' package, net
 'vgg', with their linear layers. Parameter paths are torchvision's names of
-VGG-16 (`features_28`) and the package's of the linear layers (`lin0`).
+VGG-16 (`features/28`) and the package's of the linear layers (`lin0`).
 """
 
 from typing import Any

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from pix2seqd_jax.pretrained import part, save
 
 SEEDS = tuple(range(10))
+torch.set_num_threads(1)  # tiny networks, and a process a core
 OURS = 10  # where the weights are ours
 GRADIENT = 1e-4
 FLOAT64 = 2e-6
@@ -170,7 +171,7 @@ def same(
     ):
       for i, (y, z) in enumerate(zip(ys, zs, strict=True)):
         assert y.dtype == z.dtype == kind
-        assert np.abs(z).max() > 1e-4  # nothing is compared with nothing
+        assert np.abs(z).max() > 1e-6  # nothing is compared with nothing
         key = f'{kind} {what} {i} seed {seed}'
         parity.check(f'pytorch/{name}', key, y, z, bound_)
   model.float()
