@@ -10,6 +10,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${VENV:-.venv-parity}
+export PIX2SEQD_CHECK_SHAPES=0  # tracing takes most of the time
 bash launch/venv.sh "$venv" test,parity || exit 75
 exec "$venv/bin/python" -m pytest -n "${WORKERS:-2}" --dist loadfile \
   -o python_files='parity_*.py' tests/pytorch "$@"

@@ -30,6 +30,7 @@ ALLOWED = {
   'pretrained': ('types', 'registry', 'architectures'),
   # The command of that room: it builds a recipe's model to check a checkpoint
   # against, and writes a work directory, so it stands above build and train.
+  'pretrained.export': ('pretrained', 'train'),
   'pretrained.__main__': (
     'pretrained',
     'arguments',
@@ -190,10 +191,11 @@ def sources(folder: str = PACKAGE) -> list[pathlib.Path]:
 
 def room_of(path: pathlib.Path) -> str:
   """'data' for data/files.py, 'build' for build.py; a room's command, its
-  __main__.py, has a line of its own."""
+  __main__.py, has a line of its own, and so may other files."""
   parts = path.relative_to(REPO / PACKAGE).parts
-  if parts[-1] == '__main__.py':
-    return '.'.join(parts).removesuffix('.py')
+  name = '.'.join(parts).removesuffix('.py')
+  if parts[-1] == '__main__.py' or name in ALLOWED:
+    return name
   return parts[0].removesuffix('.py')
 
 

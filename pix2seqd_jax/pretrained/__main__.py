@@ -30,12 +30,9 @@ import jax
 
 from pix2seqd_jax import arguments, build, workdir
 from pix2seqd_jax.data import categories
-from pix2seqd_jax.pretrained import part as parts
-from pix2seqd_jax.pretrained import pix2seq_tf, save, sources, tf_checkpoint
+from pix2seqd_jax.pretrained import export, pix2seq_tf, sources, tf_checkpoint
 from pix2seqd_jax.pretrained.plan import Plan
 from pix2seqd_jax.train import state, weights
-
-FILE = 'pretrained.json'  # where the weights of a directory come from
 
 
 class Converter(NamedTuple):
@@ -83,11 +80,6 @@ def wanted_tree(experiment: build.Experiment, part: str) -> dict[str, Any]:
   return {
     name: {part: found[part]} for name, found in tree.items() if part in found
   }
-
-
-def _check_folder(out: pathlib.Path) -> None:
-  if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise ValueError(f'--out={out} is not empty; name a new directory.')
 
 
 def _classes(experiment, path):
@@ -139,7 +131,7 @@ def convert(
   experiment = build.Experiment(config)
   wanted = wanted_tree(experiment, part)
   if out is not None:
-    _check_folder(pathlib.Path(out))
+    export.check_folder(pathlib.Path(out))
     if part == 'all':
       experiment = build.Experiment(config, _classes(experiment, classes))
   variables = converter.read(checkpoint)
@@ -159,7 +151,7 @@ def convert(
     workdir.save(experiment, folder)
   weights.save_params(folder, 0, params, ema)
   told = {'from': source, 'checkpoint': str(checkpoint), 'part': part}
-  (folder / FILE).write_text(json.dumps(told, indent=2) + '\n')
+  (folder / export.FILE).write_text(json.dumps(told, indent=2) + '\n')
   prefix = '' if part == 'all' else part
   return [
     *lines[len(plan.rows) :],
@@ -201,7 +193,7 @@ def convert_parts(
   if out is None:
     return lines
   folder = pathlib.Path(out)
-  _check_folder(folder)
+  export.check_folder(folder)
   net, stats = {}, {}
   for name, one in found.items():
     variables = one.read(cast)
@@ -215,7 +207,7 @@ def convert_parts(
     | {'config': one.config}
     for name, one in found.items()
   }
-  (folder / FILE).write_text(json.dumps(told, indent=2) + '\n')
+  (folder / export.FILE).write_text(json.dumps(told, indent=2) + '\n')
   return [line for line in lines if ' -> ' not in line] + [
     f'wrote {folder}; start from it with --config.init_from='
     f"\"(('{folder}','{name}','<part of your model>','exact'),)\""
@@ -236,69 +228,6 @@ def _fields(module) -> dict[str, Any]:
   }
 
 
-def export(
-  source: str,
-  checkpoint: str,
-  out: str,
-  *,
-  part: str,
-  prefix: str | None = None,
-  ema: bool = True,
-) -> list[str]:
-  """Writes a part of a run of ours under the original's names.
-
-  Args:
-    source: whose names, a key of sources.SOURCES.
-    checkpoint: a working directory of ours, or one that `convert_parts` made.
-    out: the folder to make: weights in safetensors, and config.json.
-    part: one of the source's.
-    prefix: where in the run's weights it is ('unet', 'frozen/vae'); by default
-      where `convert_parts` put it.
-    ema: the averaged weights where there are any.
-
-  Returns:
-    Lines to print.
-
-  Raises:
-    ValueError: unknown names, or the run has no such part.
-  """
-  one = sources.part_of(source, part)
-  folder = pathlib.Path(out)
-  _check_folder(folder)
-  variables = _under(weights.load_params(checkpoint, ema=ema), prefix or part)
-  if not variables:
-    raise ValueError(
-      f'--prefix={prefix or part}: {checkpoint} has no such weights; it has '
-      f'{", ".join(sorted(weights.load_params(checkpoint)["net"]))}.'
-    )
-  told = _told(checkpoint).get('networks', {}).get(prefix or part, {})
-  module = one.module(parts.shapes_of(one, variables), told.get('config'))
-  path = save.save(one, module, variables, folder)
-  return [f'wrote {path}, {type(module).__name__} by its original names']
-
-
-def _under(params, prefix) -> dict[str, Any]:
-  """{'params', 'batch_stats'} below a prefix, which may name its collection."""
-  first, _, rest = prefix.partition('/')
-  if first in ('net', 'frozen'):
-    sides = {'params': (first, rest)}
-  else:
-    sides = {'params': ('net', prefix), 'batch_stats': ('stats', prefix)}
-  found = {}
-  for name, (collection, path) in sides.items():
-    node = params.get(collection, {})
-    for word in filter(None, path.split('/')):
-      node = node.get(word, {})
-    if node:
-      found[name] = node
-  return found
-
-
-def _told(checkpoint) -> dict[str, Any]:
-  file = pathlib.Path(checkpoint) / FILE
-  return json.loads(file.read_text()) if file.is_file() else {}
-
-
 def parse(argv: Sequence[str] | None = None):
   """-> (arguments, {key: value} of --config.KEY=VALUE)."""
   parser = argparse.ArgumentParser(
@@ -315,6 +244,7 @@ def parse(argv: Sequence[str] | None = None):
   add('--part', default='all', help="'all' (default), or what of the model")
   add('--prefix', help='with --to: where in the run the part is')
   add('--raw', action='store_true', help='with --to: not the averaged weights')
+  add('--like', help='with --to: their config.json, for what arrays hide')
   add(
     '--cast',
     choices=sources.CASTS,
@@ -357,13 +287,14 @@ def _run(args, overrides) -> list[str]:
   if args.to:
     if out is None:
       raise ValueError('--dry-run goes with --from; --to needs --out.')
-    return export(
+    return export.export(
       args.to,
       args.checkpoint,
       out,
       part=args.part,
       prefix=args.prefix,
       ema=not args.raw,
+      like=args.like,
     )
   if args.source in CONVERTERS and (args.cast or args.key):
     raise ValueError(f'--cast and --key do not go with --from {args.source}.')

@@ -115,8 +115,13 @@ def module(
 
 def _section(config, name) -> dict[str, Any] | None:
   """A tower's part of a config: of a whole CLIP's, or all of its own."""
-  if config is None:
+  if not config:
     return None
+  if '_class_name' in config or 'embed_dim' in config:
+    raise ValueError(
+      'the config.json beside it is of another network than CLIP (of diffusers '
+      'or of U-ViT); move it away, or put its own there.'
+    )
   if config.get('model_type', 'clip') not in _KINDS:
     raise ValueError(
       f'the config has model_type={config["model_type"]!r}, which is none of '

@@ -11,6 +11,15 @@ _NAME = re.compile(
 )
 # Of a folder: its weights and what describes them, no other format.
 _WANTED = ('*.safetensors', '*.json', '*.txt')
+# Of a whole pipeline: what no folder is read by, gigabytes of it.
+_UNWANTED = [
+  '*.fp16.*',
+  '*.non_ema.*',
+  'v1-*',
+  'v2-*',
+  'sd-v1-*',
+  'safety_checker/*',
+]
 
 
 def resolve(path: str | os.PathLike) -> pathlib.Path:
@@ -45,6 +54,7 @@ def _fetch(name, repo, path, revision) -> pathlib.Path:
         revision=revision,
         allow_patterns=[f'{path}/{w}' if path else w for w in _WANTED]
         + [f'{path}/*/{w}' if path else f'*/{w}' for w in _WANTED],
+        ignore_patterns=[] if path else list(_UNWANTED),
       )
       return pathlib.Path(root) / path
     folder = path.rpartition('/')[0]

@@ -1,9 +1,8 @@
 """Weights of LPIPS with VGG-16: torchvision's features, LPIPS' linear layers.
 
 Two files make it up: torchvision's vgg16 (`features.0.weight`) and LPIPS'
-own `vgg.pth` (`lin0.model.1.weight`). They are read as one file, which
-`torch.save(torch.load(a) | torch.load(b), 'lpips.pth')` makes; the state dict
-of the package's module has all of it, too, under other names.
+own `vgg.pth` (`lin0.model.1.weight`). A folder that holds both is read as one;
+the state dict of the package's module has all of it, under other names.
 """
 
 import re

@@ -144,12 +144,12 @@ def _layout(leaf, shape) -> tuple[str, tuple[int, ...]]:
 
 def spell(part: Part, names: Collection[str]) -> dict[str, str | None]:
   """{name in a file: its canonical name, or None if it is passed over}."""
-  bare = {name: _unwrapped(name) for name in names}
+  bare = {name: unwrapped(name) for name in names}
   known = part.canonical(tuple(bare.values()))
   return {name: known[bare[name]] for name in names}
 
 
-def _unwrapped(name: str) -> str:
+def unwrapped(name: str) -> str:
   while name.startswith(_WRAPPERS):
     name = name.removeprefix(_WRAPPERS[0]).removeprefix(_WRAPPERS[1])
   return name

@@ -190,7 +190,10 @@ def _from_shapes(shapes) -> dict[str, Any]:
   if attentions:
     fields['context_dim'] = shapes[keys[0]][1] if keys else None
   projections = [n for n in shapes if n.endswith('.proj_in.weight')]
-  if projections:
+  # Of our own variables all matrices are 2-D, and show nothing of this.
+  shortcuts = [n for n in shapes if n.endswith('.conv_shortcut.weight')]
+  is_theirs = all(len(shapes[n]) == 4 for n in shortcuts)
+  if projections and is_theirs:
     fields['linear'] = len(shapes[projections[0]]) == 2
   return fields
 

@@ -33,10 +33,12 @@ class Source(NamedTuple):
     parts: the networks in it; of a folder with subfolders, these are their
       names, as in diffusers.
     prefixes: {what the names of a file with all parts begin with: the part}.
+    is_split: published as several files; a folder of them is read as one.
   """
 
   parts: Mapping[str, part.Part]
   prefixes: Mapping[str, str] = {}
+  is_split: bool = False
 
 
 class Found(NamedTuple):
@@ -96,23 +98,27 @@ def find(
     ValueError: unknown source or part, unreadable files, or names that do not
       fit: one error lists them all.
   """
-  parts, prefixes = _source(source, only)
+  parts, prefixes, is_split = _source(source, only)
   path = hub.resolve(path)
   wanted = tuple(parts) if only is None else (only,)
   folders = [name for name in parts if (path / name).is_dir()]
+  beside = 0
   if folders:
     pieces = {
-      name: (torch_files.read(path / name, key), _config(path / name))
+      name: (torch_files.read(path / name, key), config_of(path / name))
       for name in wanted
       if name in folders
     }
   else:
-    tensors = torch_files.read(path, key)
-    pieces = {
-      name: (some, _config(path))
-      for name, some in _split(parts, prefixes, tensors, only).items()
-      if name in wanted
-    }
+    read = torch_files.read_all if is_split else torch_files.read
+    tensors = read(path, key)
+    some_of = _by_prefix(prefixes, tensors)
+    beside = len(tensors) - sum(map(len, some_of.values())) if some_of else 0
+    # A config.json beside a file of several networks is of none of them.
+    config = None if some_of else config_of(path)
+    some_of = some_of or _split(parts, tensors, only)
+    folders = list(some_of)
+    pieces = {n: (some, config) for n, some in some_of.items() if n in wanted}
   if not pieces:
     raise ValueError(f'{path} has no {only}; it has {", ".join(folders)}.')
   found = {}
@@ -121,6 +127,9 @@ def find(
       module, plan = part.plan(parts[name], some, config)
     except ValueError as error:
       raise ValueError(f'{path}, as {name} of {source}: {error}') from error
+    if beside:  # told once
+      left = {'names of no part of it (model_ema, tables, ...)': beside}
+      plan, beside = plan._replace(passed_over=plan.passed_over | left), 0
     found[name] = Found(module, plan, some, config)
   return found
 
@@ -142,15 +151,19 @@ def _source(source: str, only: str | None) -> Source:
   return found
 
 
-def _split(parts, prefixes, tensors, only) -> dict[str, dict[str, Any]]:
-  """{part: its tensors}: by their prefix, by the part asked for, by marks."""
-  by_prefix: dict[str, dict[str, Any]] = {}
+def _by_prefix(prefixes, tensors) -> dict[str, dict[str, Any]]:
+  found: dict[str, dict[str, Any]] = {}
   for prefix, name in prefixes.items():
-    some = {k: v for k, v in tensors.items() if k.startswith(prefix)}
+    some = {
+      k: v for k, v in tensors.items() if part.unwrapped(k).startswith(prefix)
+    }
     if some:
-      by_prefix[name] = some
-  if by_prefix:
-    return by_prefix
+      found[name] = some
+  return found
+
+
+def _split(parts, tensors, only) -> dict[str, dict[str, Any]]:
+  """{part: its tensors}: by the part asked for, by marks."""
   if only is not None:
     return {only: tensors}
   marked = [
@@ -169,7 +182,7 @@ def _split(parts, prefixes, tensors, only) -> dict[str, dict[str, Any]]:
   return {marked[0]: tensors}
 
 
-def _config(path: pathlib.Path) -> Mapping[str, Any] | None:
+def config_of(path: pathlib.Path) -> Mapping[str, Any] | None:
   """The config.json of a folder, or beside a file."""
   file = (path if path.is_dir() else path.parent) / 'config.json'
   if not file.is_file():
@@ -235,5 +248,5 @@ SOURCES = {
   'uvit': Source({'uvit': uvit.PART}),
   'ldmseg-autoencoder': Source({'autoencoder': mask_autoencoder.PART}),
   'inception-fid': Source({'inception': inception_fid.PART}),
-  'lpips-vgg': Source({'lpips': lpips_vgg.PART}),
+  'lpips-vgg': Source({'lpips': lpips_vgg.PART}, is_split=True),
 }

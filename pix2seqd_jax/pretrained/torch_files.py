@@ -70,6 +70,11 @@ def read(path: str | os.PathLike, key: str | None = None) -> dict[str, Tensor]:
     path = _in_folder(path)
   if not path.is_file():
     raise ValueError(f'{path} does not exist; name a file of weights.')
+  with open(path, 'rb') as file:
+    if file.read(40).startswith(b'version https://git-lfs'):
+      raise ValueError(
+        f'{path} is a pointer of Git LFS, not the file: run git lfs pull.'
+      )
   if path.name.endswith('.index.json'):
     return _read_shards(path)
   if path.suffix in _PICKLES:
@@ -82,10 +87,43 @@ def read(path: str | os.PathLike, key: str | None = None) -> dict[str, Tensor]:
   return _read_safetensors(path)
 
 
+def read_all(
+  path: str | os.PathLike, key: str | None = None
+) -> dict[str, Tensor]:
+  """As `read`; of a folder all files of weights in it, as one.
+
+  Raises:
+    ValueError: as `read`; or two of them have a name in common.
+  """
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    return read(path, key)
+  found: dict[str, Tensor] = {}
+  files = [p for p in path.iterdir() if p.suffix in ('.safetensors', *_PICKLES)]
+  for file in sorted(files):
+    more = read(file, key)
+    both = sorted(found.keys() & more.keys())
+    if both:
+      raise ValueError(
+        f'{file} has {both[0]} and {len(both) - 1} more that another file of '
+        'its folder has, too; leave one of them there.'
+      )
+    found |= more
+  return found if found else read(path, key)
+
+
 def _in_folder(folder: pathlib.Path) -> pathlib.Path:
   for name in _NAMES:
     if (folder / name).is_file():
       return folder / name
+  halves = [
+    folder / name.replace('.safetensors', '.fp16.safetensors')
+    for name in _NAMES
+    if name.endswith('.safetensors')
+  ]
+  halves = [path for path in halves if path.is_file()]
+  if len(halves) == 1:  # whoever casts it says so
+    return halves[0]
   others = sorted(
     p.name
     for p in folder.iterdir()
@@ -214,16 +252,19 @@ def _weights(found: Any) -> dict[str, Any]:
   """The tensors of a mapping, by name."""
   if not isinstance(found, Mapping):
     return {}
-  return {k: v for k, v in found.items() if _is_tensor(v)}
+  return {
+    k: v for k, v in found.items() if isinstance(k, str) and _is_tensor(v)
+  }
 
 
 def _state_dict(
   path: pathlib.Path, found: Any, key: str | None
 ) -> dict[str, Any]:
-  if key is None and _weights(found):
-    return _weights(found)
   nested = {} if not isinstance(found, Mapping) else found
   choices = [k for k, v in nested.items() if _weights(v)]
+  # A counter that is a tensor is no state dict, where there is one beside it.
+  if key is None and _weights(found) and not choices:
+    return _weights(found)
   if key is None:
     known = [k for k in _KEYS if k in choices]
     key = next(iter(known or (choices if len(choices) == 1 else ())), None)

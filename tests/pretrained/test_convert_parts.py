@@ -66,6 +66,39 @@ def test_a_directory_that_models_start_from(checkpoint, tmp_path, capsys):
     run('--from', 'toys', '--checkpoint', checkpoint, '--out', out)
 
 
+def test_names_beside_the_parts_are_counted(checkpoint, capsys):
+  run('--from', 'toys', '--checkpoint', checkpoint, '--dry-run')
+  lines = capsys.readouterr().out.splitlines()
+  counted = [line for line in lines if line.startswith('passed over')]
+  assert counted == [
+    'passed over: 1 x names of no part of it (model_ema, tables, ...)'
+  ]
+
+
+def test_several_files_of_one_network(tmp_path, monkeypatch):
+  split = sources.Source({'net': toy.PART}, is_split=True)
+  monkeypatch.setitem(sources.SOURCES, 'split', split)
+  arrays = toy.theirs()
+  names = sorted(arrays)
+  for file, some in (('a', names[:5]), ('b', names[5:])):
+    found = {name: arrays[name] for name in some}
+    save_file(found, tmp_path / f'{file}.safetensors')
+  same(sources.load('split', tmp_path)[1], toy.variables())
+  save_file({names[0]: arrays[names[0]]}, tmp_path / 'c.safetensors')
+  with pytest.raises(ValueError, match='that another file of its folder has'):
+    sources.load('split', tmp_path)
+
+
+def test_half_precision_alone_in_a_folder(tmp_path):
+  arrays = {k: v.astype(np.float16) for k, v in toy.theirs().items()}
+  save_file(arrays, tmp_path / 'model.fp16.safetensors')
+  with pytest.raises(ValueError, match='--cast float32'):
+    sources.load('toys', tmp_path, 'first')
+  found = sources.load('toys', tmp_path, 'first', cast='float32')[1]
+  rounded = jax.tree.map(np.float16, toy.variables())
+  same(found, jax.tree.map(np.float32, rounded))
+
+
 def test_one_part(checkpoint, tmp_path):
   out = tmp_path / 'out'
   arguments = ('--from', 'toys', '--checkpoint', checkpoint, '--out', out)
@@ -148,6 +181,55 @@ def test_refused(checkpoint, tmp_path, monkeypatch, arguments, words):
   with pytest.raises(ValueError, match=words):
     run(*arguments, '--checkpoint', taken)
   assert not (tmp_path / 'x').exists()
+
+
+@pytest.mark.parametrize('linear', [False, True])
+def test_heads_and_projections_survive_the_way_back(tmp_path, capsys, linear):
+  """Neither shows in our arrays."""
+  module = SDUNet(
+    channels=(32, 64),
+    has_attention=(True, False),
+    num_layers=1,
+    num_heads=4,
+    context_dim=6,
+    linear=linear,
+  )
+  part = sources.part_of('sd15', 'unet')
+  values = jax.tree.map(
+    lambda leaf: np.zeros(leaf.shape, np.float32), dict(part.shapes(module))
+  )
+  save.save(part, module, values, tmp_path / 'sd' / 'unet')
+  (tmp_path / 'sd' / 'unet' / 'config.json').rename(tmp_path / 'config.json')
+  config = json.loads((tmp_path / 'config.json').read_text())
+  told = {k: config[k] for k in ('attention_head_dim', 'norm_num_groups')}
+  (tmp_path / 'sd' / 'unet' / 'config.json').write_text(json.dumps(told))
+  out, back = tmp_path / 'out', tmp_path / 'back'
+  run('--from', 'sd15', '--checkpoint', tmp_path / 'sd', '--out', out)
+  arguments = ('--to', 'sd15', '--part', 'unet', '--prefix', 'net/unet')
+  run(*arguments, '--checkpoint', out, '--out', back)
+  assert json.loads((back / 'config.json').read_text()) == config
+  # A run of one's own tells nothing: the arrays decide, and 1.x is the rule.
+  (out / 'pretrained.json').unlink()
+  run(*arguments, '--checkpoint', out, '--out', tmp_path / 'own')
+  found = json.loads((tmp_path / 'own' / 'config.json').read_text())
+  assert not found['use_linear_projection']
+  assert 'assumed, as no array shows it: num_heads=8' in capsys.readouterr().out
+  # A config of theirs tells.
+  like = ('--like', tmp_path / 'config.json')
+  run(*arguments, '--checkpoint', out, '--out', tmp_path / 'like', *like)
+  found = json.loads((tmp_path / 'like' / 'config.json').read_text())
+  assert found == config
+  with pytest.raises(ValueError, match=r'--like=.* is no config\.json'):
+    run(*arguments, '--checkpoint', out, '--out', tmp_path / 'y', '--like', 'z')
+
+
+def test_one_files_parts_take_no_config_and_any_wrapper(tmp_path):
+  arrays = toy.theirs(prefix='module.one.') | toy.theirs(prefix='two.net.')
+  save_file(arrays, tmp_path / 'all.safetensors')
+  (tmp_path / 'config.json').write_text(json.dumps({'is_conv': False}))
+  found = sources.find('toys', tmp_path / 'all.safetensors')
+  assert list(found) == ['first', 'second']
+  assert found['first'].module.is_conv
 
 
 def test_stable_diffusion(tmp_path):

@@ -45,7 +45,9 @@ def test_what_is_asked_of_the_hub(tmp_path, monkeypatch):
       raise huggingface_hub.errors.EntryNotFoundError('none')
     return str(tmp_path / path)
 
-  def many(repo, revision=None, allow_patterns=None):
+  def many(repo, revision=None, allow_patterns=None, ignore_patterns=None):
+    whole = allow_patterns[0] == '*.safetensors'
+    assert ('*.fp16.*' in ignore_patterns) == whole
     asked.append((repo, allow_patterns[0], revision))
     return str(tmp_path)
 
