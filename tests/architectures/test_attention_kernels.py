@@ -1,4 +1,4 @@
-"""splash runs in Pallas' interpreter here; cudnn only where a GPU is."""
+"""splash runs in Pallas' interpreter here; cudnn itself only on a GPU."""
 
 import jax
 import jax.numpy as jnp
@@ -71,12 +71,22 @@ def test_masks_of_each_example(shape):
   )
 
 
-@pytest.mark.skipif(jax.default_backend() != 'gpu', reason='needs a GPU')
 @pytest.mark.parametrize('is_causal', [False, True])
-def test_cudnn_is_equal_to_xla(is_causal):
-  inputs = [x.astype(jnp.bfloat16) for x in _qkv(300, 300, d=40)]
+def test_cudnn_is_equal_to_xla(is_causal, monkeypatch):
+  """On a GPU the kernel itself; elsewhere all but it, on JAX's other one."""
+  asked = []
+  if jax.default_backend() != 'gpu':
+    attend = jax.nn.dot_product_attention
+
+    def other(*args, implementation, **kwargs):
+      asked.append(implementation)
+      return attend(*args, implementation='xla', **kwargs)
+
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', other)
+  inputs = [x.astype(jnp.bfloat16) for x in _qkv(300, 300, heads=3, d=40)]
   ours = attention_kernels.cudnn(*inputs, is_causal)
   theirs = attention_kernels.xla(
     *(x.astype(jnp.float32) for x in inputs), is_causal
   )
+  assert asked in ([], ['cudnn'])
   np.testing.assert_allclose(ours.astype(jnp.float32), theirs, atol=2e-2)
