@@ -105,7 +105,8 @@ def evaluate_params(
   Args:
     experiment: the parts.
     params: of the model, on any device.
-    writer: gets train.num_panels strips: picture, truth, prediction.
+    writer: gets train.num_panels strips: picture, truth, prediction; of a
+      model that draws pictures, the picture and what it drew.
     step: under which the panels are written.
     steps, td: of sampling; None is the config's.
   """
@@ -113,6 +114,9 @@ def evaluate_params(
 
   def draw(found, meta):
     if writer is None or len(panels) >= experiment.loop.num_panels:
+      return
+    if found.image is not None:
+      panels[f'eval/{len(panels)}'] = _beside(meta['image'], found.image)
       return
     truth = meta['truth']
     ids, segments = experiment.task.segments(found)
@@ -140,8 +144,21 @@ def evaluate_params(
   return results
 
 
+def _beside(image, drawn):
+  """A strip of two pictures."""
+  pair = zip((image, drawn), ('picture', 'drawn'), strict=True)
+  strips = [
+    visualize.panel(one, None, None, (), captions=(caption,), legend=False)
+    for one, caption in pair
+  ]
+  return visualize.grid(strips, len(strips))
+
+
 def table(results: dict[str, float], classes: Sequence[str]) -> str:
-  """PQ, SQ and RQ of all, things, stuff and each class, as aligned text."""
+  """PQ, SQ and RQ of all, things, stuff and each class, as aligned text.
+
+  And below them what else there is to tell in one number.
+  """
   rows = [
     (name, [results.get(f'{m}{suffix}') for m in ('pq', 'sq', 'rq')])
     for name, suffix in (
@@ -152,12 +169,12 @@ def table(results: dict[str, float], classes: Sequence[str]) -> str:
     )
   ]
   width = max(len(name) for name, _ in rows)
-  lines = [f'{"":{width}}     PQ     SQ     RQ']
+  lines = [f'{"":{width}}     PQ     SQ     RQ'] if 'pq' in results else []
   for name, values in rows:
     if None not in values:
       numbers = ' '.join(f'{value:6.3f}' for value in values)
       lines.append(f'{name:{width}} {numbers}')
-  rest = ('miou', 'pixel_accuracy', 'images_per_second')
+  rest = ('miou', 'pixel_accuracy', 'psnr', 'l1', 'images_per_second')
   lines += [f'{k}: {results[k]:.3f}' for k in rest if k in results]
   return '\n'.join(lines)
 

@@ -4,7 +4,14 @@ from pix2seqd_jax.metrics import (
   collection,
   mean_iou,
   panoptic_quality,
+  picture_error,
   wire,
 )
 
-__all__ = ['collection', 'mean_iou', 'panoptic_quality', 'wire']
+__all__ = [
+  'collection',
+  'mean_iou',
+  'panoptic_quality',
+  'picture_error',
+  'wire',
+]

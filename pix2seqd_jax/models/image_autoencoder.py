@@ -1,0 +1,181 @@
+"""A small autoencoder of pictures: LDMSeg without anybody's weights.
+
+Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion
+Models", https://arxiv.org/abs/2112.10752, section 3.1 and appendix G: a
+variational autoencoder whose divergence hardly counts. Theirs is also trained
+against a discriminator; this one is not, which blurs what it cannot know. The
+network and the names of its parameters are Stable Diffusion's, so that its
+weights start a run (config.init_from) or take its place.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pix2seqd_jax import hints
+from pix2seqd_jax.architectures import lpips_vgg, sd_vae
+from pix2seqd_jax.registry import MODELS, did_you_mean
+from pix2seqd_jax.types import Aux, Segmentation
+
+# The error of a value in [-1, 1].
+LOSSES = {'l1': jnp.abs, 'l2': jnp.square}
+_SET_BY_MODEL = ('in_channels', 'out_channels', 'dtype', 'parent', 'name')
+
+
+def pictures(batch: Mapping[str, Any]) -> jax.Array:
+  """What an image autoencoder sees, float32 [b, h, w, 3] in [-1, 1].
+
+  Padding is 0, the middle of the range: it is painted after the change of
+  range, whatever the host filled in.
+
+  Args:
+    batch: `image`, uint8 or float32 in [0, 1]; `valid` [b, h, w], False where
+      padded.
+  """
+  image = batch['image']
+  if image.dtype == jnp.uint8:
+    image = image.astype(jnp.float32) / 255
+  return jnp.where(batch['valid'][..., None], 2 * image - 1, 0)
+
+
+@MODELS.register('image_autoencoder')
+@dataclasses.dataclass(frozen=True)
+class ImageAutoencoder:
+  """The autoencoder with its loss; the network is architectures.sd_vae.SDVAE.
+
+  Attributes:
+    num_classes, max_instances, mask_size: unused: masks have no part in it.
+    image_size: (h, w) of the padded picture; divisible by the network's factor.
+    network: keyword arguments of sd_vae.SDVAE.
+    loss: 'l1' or 'l2' of values in [-1, 1].
+    kl_weight: of the latents' divergence from normal ones, in nats for each
+      value of the picture: the paper's 1e-6, whose loss is a sum over values.
+    lpips_weight: of LPIPS (0: there is none). Its weights are
+      params['frozen']['lpips'], drawn at random unless config.init_from brings
+      trained ones.
+    dtype: of the network's arithmetic; parameters stay float32.
+  """
+
+  num_classes: int
+  max_instances: int
+  image_size: tuple[int, int]
+  mask_size: tuple[int, int]
+  network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  loss: str = 'l1'
+  kl_weight: float | int = 1e-6
+  lpips_weight: float | int = 0.0
+  dtype: str = 'float32'
+
+  def __post_init__(self):
+    if self.loss not in LOSSES:
+      raise ValueError(
+        f'model.loss={self.loss!r} is unknown.'
+        f'{did_you_mean(self.loss, LOSSES)} Known: {", ".join(LOSSES)}.'
+      )
+    hints.check_arguments(
+      'model.network', sd_vae.SDVAE, self.network, skip=_SET_BY_MODEL
+    )
+    for key in ('kl_weight', 'lpips_weight'):
+      if getattr(self, key) < 0:
+        raise ValueError(f'model.{key}={getattr(self, key)} must be 0 or more.')
+    factor = self.net.factor
+    if any(side % factor for side in self.image_size):
+      raise ValueError(
+        f'data.image_size={self.image_size} must be divisible by {factor}, '
+        'the pixels of a picture along one side of a latent (model.network).'
+      )
+    if tuple(self.net.parts) != sd_vae.PARTS:
+      raise ValueError(
+        f'model.network.parts={self.net.parts} must be {sd_vae.PARTS}: both '
+        'halves are trained.'
+      )
+
+  @property
+  def net(self):
+    return sd_vae.SDVAE(dtype=jnp.dtype(self.dtype), **self.network)
+
+  def init(self, rng, batch):
+    """Parameters; the batch is not looked at."""
+    del batch
+    k_net, k_lpips = jax.random.split(rng)
+    x = jnp.zeros((1, *self.image_size, 3))
+    frozen = {}
+    if self.lpips_weight:
+      small = jnp.zeros((1, 16, 16, 3))
+      lpips = lpips_vgg.LPIPS().init(k_lpips, small, small)
+      frozen = {'lpips': lpips['params']}
+    return {
+      'net': {'autoencoder': self.net.init(k_net, x)['params']},
+      'stats': {},
+      'frozen': frozen,
+    }
+
+  def encode(self, variables, images):
+    """`pictures` -> the posterior of their latents."""
+    return self.net.apply(variables, images, method='encode')
+
+  def loss_fn(self, params, batch, rng):
+    """The training loss of a batch: (scalar, Aux(scalars, stats))."""
+    sides = [side // self.net.factor for side in self.image_size]
+    shape = (len(batch['image']), *sides, self.net.latent_channels)
+    return self.loss_at(params, batch, jax.random.normal(rng, shape))
+
+  def loss_at(self, params, batch, noise):
+    """The loss at given noise of the latents [b, h, w, c].
+
+    Errors are means over what is no padding, of each picture by itself.
+    """
+    variables = {'params': params['net']['autoencoder']}
+    images, valid = pictures(batch), batch['valid'][..., None]
+    posterior = self.encode(variables, images)
+    made = self.net.apply(
+      variables, posterior.sample(noise=noise), method='decode'
+    )
+    made = jnp.where(valid, made, 0)
+    values = 3 * jnp.maximum(jnp.sum(valid, (1, 2, 3)), 1)
+    errors = jnp.sum(LOSSES[self.loss](made - images), (1, 2, 3))
+    reconstruction = jnp.mean(errors / values)
+    kl = jnp.mean(posterior.kl() / values)
+    loss = reconstruction + self.kl_weight * kl
+    scalars = {
+      'reconstruction': reconstruction,
+      'kl': kl,
+      # What LDMSeg's image_scale is the inverse of, or near.
+      'latent_std': jnp.std(posterior.mean),
+    }
+    if self.lpips_weight:
+      lpips = {'params': params['frozen']['lpips']}
+      scalars['lpips'] = jnp.mean(lpips_vgg.LPIPS().apply(lpips, made, images))
+      loss += self.lpips_weight * scalars['lpips']
+    return loss, Aux(scalars=scalars, stats={})
+
+  # Evaluation: what comes back of a picture.
+
+  def sample(
+    self, params, batch, keys, *, grid, stepper, num_samples=1, **options
+  ):
+    """The mean latents of the pictures, unscaled; nothing is random in it."""
+    del keys, grid, stepper, options
+    variables = {'params': params['net']['autoencoder']}
+    mean = self.encode(variables, pictures(batch)).mean
+    return jnp.repeat(mean, num_samples, axis=0)
+
+  def decode(self, params, x_0, batch):
+    """Latents -> {'image': float32 [b, h, w, 3] in [0, 1]}."""
+    variables = {'params': params['net']['autoencoder']}
+    made = self.net.apply(variables, x_0, method='decode')
+    return {'image': jnp.clip((made + 1) / 2, 0, 1)}
+
+  def read_out(self, raw, meta):
+    """The picture, uint8, at the size at which the network saw it, unpadded.
+
+    Nothing is segmented: all is void.
+    """
+    h, w = meta['unpadded']
+    image = np.asarray(raw['image'], np.float32)[:h, :w]
+    void = np.zeros((h, w), np.int32)
+    return Segmentation(void, void, image=(255 * image + 0.5).astype(np.uint8))

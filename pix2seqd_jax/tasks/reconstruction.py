@@ -1,0 +1,72 @@
+"""Reconstruction: the picture that comes back is to be the one that went in."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from pix2seqd_jax import types
+from pix2seqd_jax.metrics import picture_error
+from pix2seqd_jax.registry import TASKS
+
+
+@TASKS.register('reconstruction')
+class ReconstructionTask:
+  """Scores a read-out's `image` against the picture itself.
+
+  They are compared at the size of the read-out, which is that of the network
+  without padding; a picture of another size is resized as data transforms do
+  it (Pillow, bilinear), so that what a resize takes away counts nowhere.
+
+  Attributes:
+    categories: of the data set; unused.
+    given: no label is an input.
+  """
+
+  given: tuple[str, ...] = ()
+
+  def __init__(self, categories: Sequence[types.Category]):
+    self.categories = tuple(categories)
+
+  def predict(
+    self,
+    sample_fn: Callable[..., types.Raw],
+    batch: types.Batch,
+    keys: types.Array,
+  ) -> types.Raw:
+    """One call of the sampler."""
+    return sample_fn(batch, keys)
+
+  def refine(self, segmentation: types.Segmentation) -> types.Segmentation:
+    """There is nothing to refine."""
+    return segmentation
+
+  def metrics(
+    self, segmentation: types.Segmentation, meta: types.Meta
+  ) -> picture_error.PictureError:
+    """PSNR and mean absolute error of one picture.
+
+    Args:
+      segmentation: its `image` counts alone.
+      meta: `image` uint8 [h, w, 3] at the original size.
+
+    Raises:
+      ValueError: the model draws no picture.
+    """
+    made = segmentation.image
+    if made is None:
+      raise ValueError(
+        "task.name='reconstruction' scores pictures, but this model draws "
+        "none; use model.name='image_autoencoder' or another task."
+      )
+    image = np.asarray(meta['image'])
+    if image.shape != made.shape:
+      resized = Image.fromarray(image).resize(
+        made.shape[1::-1], Image.Resampling.BILINEAR
+      )
+      image = np.asarray(resized)
+    return picture_error.PictureError.from_pictures(image, made)
+
+  def empty(self) -> picture_error.PictureError:
+    """The state of no picture, for a process that has none."""
+    return picture_error.PictureError.empty()
