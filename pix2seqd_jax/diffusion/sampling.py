@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from pix2seqd_jax.diffusion import completion as completion_lib
 from pix2seqd_jax.diffusion import noise, stepping
 from pix2seqd_jax.diffusion.process import (
   AnyState,
@@ -40,6 +41,8 @@ def sample(
   self_condition: bool = False,
   callback: Callable | None = None,
   with_memory: bool = False,
+  known: completion_lib.Known | None = None,
+  completion: str = 'x0',
 ) -> Any:
   """Integrates from grid.now[0] (the source, as a rule) to the data.
 
@@ -59,19 +62,28 @@ def sample(
       (step 0 .. num_steps - 1, num_steps, x, last estimate of x_0). On one
       device only. None leaves no trace in what is compiled.
     with_memory: returns (tree, the stepper's memory): for 'rk45', its Effort.
+    known: elements of x_0 that are given; None leaves no trace in what is
+      compiled.
+    completion: how the sample keeps to them, one of completion.VARIANTS.
 
   Returns:
-    A tree like x_1, in at least float32.
+    A tree like x_1, in at least float32; what is known stands in it unchanged.
 
   Raises:
     ValueError: a bad grid, a target that has no endpoints at a time of the
-      grid, or an unknown `returns`; all before compilation.
+      grid, an unknown `returns`, or `known` that does not fit; all before
+      compilation.
   """
   wanted = _check(process, x_1, grid, stepper, returns)
   x = jax.tree.map(_at_least_float32, x_1)
   dtype = jnp.result_type(*jax.tree.leaves(x))
-  predict = _predictor(denoise, process, keys, self_condition, dtype)
-  parts = _on_device(stepping.plan(stepper, process, grid), dtype)
+  parts, held = stepping.plan(stepper, process, grid), None
+  if known is not None:
+    told = {'stepper': stepper, 'process': process, 'grid': grid}
+    held = completion_lib.hold(completion, known, x, **told)
+    parts = held.parts(parts)
+  predict = _predictor(denoise, process, keys, self_condition, dtype, held)
+  parts = _on_device(parts, dtype)
   zeros = jax.tree.map(jnp.zeros_like, x)
   carry = Carry(x, zeros, stepper.init(x))
   block_x0 = zeros if 'block_x0' in wanted else None
@@ -83,6 +95,7 @@ def sample(
     found['denoised'] = predict(carry.x, end, carry.x_0).x_0
   leaves = [jax.tree.leaves(found[k])[i] for i, k in enumerate(wanted)]
   state = jax.tree.unflatten(jax.tree.structure(x), leaves)
+  state = state if held is None else held.paste(state)
   return (state, carry.memory) if with_memory else state
 
 
@@ -115,13 +128,14 @@ def _check(process, x, grid, stepper, returns) -> list[str]:
   return wanted
 
 
-def _predictor(denoise, process, keys, self_condition, dtype):
+def _predictor(denoise, process, keys, self_condition, dtype, held):
   """(x, moment, previous) -> Endpoints, for steppers."""
 
   def predict(x_t, moment: Moment, previous):
     t = jnp.broadcast_to(moment.t, keys.shape)
     prediction = denoise(x_t, t, previous if self_condition else None)
     ends = process.endpoints(x_t, prediction.value, moment)
+    ends = ends if held is None else held.estimate(ends, x_t, moment)
     return jax.tree.map(lambda e: e.astype(dtype), ends)
 
   return predict
