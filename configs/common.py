@@ -36,6 +36,10 @@ def fsdp_rules():
   )
 
 
+# Weight decay as in LDMSeg's release: norms have none, biases have.
+NO_NORMS = (r'^(?!.*norm)',)
+
+
 def adamw(learning_rate: float, warmup_steps: int = 0, **changes) -> ConfigDict:
   """The released recipe's optimizer (methods sheet, section 5)."""
   config = ConfigDict(

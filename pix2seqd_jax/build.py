@@ -226,8 +226,10 @@ class Experiment(build_data.DataParts):
     sampling.check_options(config['guidance'], config['returns'])
     options = {'callback': callback, 'returns': config['returns']}
     options = {k: v for k, v in options.items() if v}
-    if config['guidance'] != 1:
-      options['guidance'] = config['guidance']
+    for key, default in recipe.DEFAULTS['sample'].items():
+      if key in ('guidance', 'completion', 'strength'):
+        if config[key] != default:
+          options[key] = config[key]
     return options
 
   @property

@@ -20,12 +20,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     'on_bad_example': 'raise',
     'backend': 'pillow',
     'loader': 'grain',  # or tf_data
+    'latents': '',  # a folder of python -m pix2seqd_jax.latents
   },
   'sample': {
     'grid': 'uniform',
     'grid_args': {},
     'guidance': 1.0,  # 1 is the condition alone; PDM's gamma is one less
     'returns': '',  # empty: what the model says
+    # Of masks that are given in part: see diffusion/completion.py.
+    'completion': 'x0',
+    'strength': 1.0,
   },
   'train': {'keep_every': 0, 'ledger': False, 'max_loss': 0.0},
   # Which process this is of how many: see train/places.py.

@@ -26,6 +26,7 @@ _FREE = (
   'data.root',
   'data.on_bad_example',
   'data.loader',
+  'data.latents',
 )
 
 
@@ -112,8 +113,9 @@ def start(
   )
   if not experiment.init_from:
     return new, ''
-  for folder, _, _, rule in experiment.init_from:
+  for folder, _, target, rule in experiment.init_from:
     _check_growth(experiment, folder, rule)
+    _check_origin(experiment, folder, target)
   params, report = weights.init_from(new.params, experiment.init_from)
   return state.with_params(new, params), report
 
@@ -131,6 +133,13 @@ def _check_growth(experiment, folder, rule):
       f'{ours.get("self_condition_rate", 0)}: the input channels differ in '
       'order; set both to 0 or neither.'
     )
+
+
+def _check_origin(experiment, folder, target):
+  """What a model says of weights that fit in shape but not in meaning."""
+  theirs = resume.load_config(folder)
+  if theirs and hasattr(experiment.model, 'check_origin'):
+    experiment.model.check_origin(folder, target, theirs)
 
 
 def find_step(

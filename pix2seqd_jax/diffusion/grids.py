@@ -190,6 +190,23 @@ class Trailing(Leading):
 
 
 @dataclasses.dataclass(frozen=True)
+class Blocks(Leading):
+  """LDMSeg's: the highest of each of T blocks of 1000 // T steps.
+
+  'trailing' where T divides 1,000; else it begins lower (30 steps: 989). The
+  last step lands on data whatever `set_alpha_to_one` says, as there. Has no
+  `steps_offset`.
+  """
+
+  set_alpha_to_one: bool = True
+
+  def steps(self, num_steps: int) -> np.ndarray:
+    """Evenly, the last at 1000 // T - 1."""
+    length = NUM_TABULATED // num_steps
+    return np.arange(num_steps, 0, -1) * length - 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Linspace(Leading):
   """'linspace': 999, 749, 500, 250, 0. `steps_offset` has no effect."""
 
@@ -207,6 +224,7 @@ GRIDS = {
   'leading': Leading,
   'trailing': Trailing,
   'linspace': Linspace,
+  'blocks': Blocks,
 }
 
 

@@ -3,7 +3,10 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
+
+from pix2seqd_jax.diffusion.schedules import NUM_TABULATED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,4 +28,28 @@ class Uniform:
     return jax.random.uniform(rng, (num,), minval=self.low, maxval=self.high)
 
 
-TIMES = {'uniform': Uniform}
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+  """One of the N steps of a table, t = (step + 1) / N, one for each example.
+
+  Attributes:
+    low, high: the first step and the last, of 0 .. N - 1.
+  """
+
+  low: int = 0
+  high: int = NUM_TABULATED - 1
+
+  def __post_init__(self):
+    if not 0 <= self.low <= self.high < NUM_TABULATED:
+      raise ValueError(
+        f'times low={self.low}, high={self.high} must have 0 <= low <= high < '
+        f'{NUM_TABULATED}.'
+      )
+
+  def sample(self, rng: Key[Array, ''], num: int) -> Float[Array, '{num}']:
+    """float32 [num]."""
+    step = jax.random.randint(rng, (num,), self.low, self.high + 1)
+    return (step + 1).astype(jnp.float32) / NUM_TABULATED
+
+
+TIMES = {'uniform': Uniform, 'discrete': Discrete}

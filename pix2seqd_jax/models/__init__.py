@@ -1,4 +1,6 @@
 """One file, one paper. Importing the room registers every model."""
 
+from pix2seqd_jax.models import image_autoencoder as image_autoencoder
+from pix2seqd_jax.models import ldmseg as ldmseg
 from pix2seqd_jax.models import mask_autoencoder as mask_autoencoder
 from pix2seqd_jax.models import pix2seq_d as pix2seq_d

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pix2seqd_jax.diffusion import completion as completion_lib
 from pix2seqd_jax.diffusion import guidance as guidance_lib
 from pix2seqd_jax.diffusion import process as process_lib
 from pix2seqd_jax.diffusion import sampling, times
@@ -77,6 +78,10 @@ class DiffusionModel(abc.ABC):
     rng: Any = None,
   ) -> Prediction:
     """One call of the network at time t [b]."""
+
+  def known(self, params: Params, batch: Batch) -> Any:
+    """What batch['given'] tells of x_0 (completion.Known), or None."""
+    del params, batch
 
   def loss(
     self, prediction: Prediction, x_0: State, x_1: State, t: Any, batch: Batch
@@ -173,6 +178,8 @@ class DiffusionModel(abc.ABC):
     guidance: float | int = 1.0,
     returns: Any = None,
     callback: Any = None,
+    completion: str = 'x0',
+    strength: float | int = 1.0,
   ) -> State:
     """Samples x_0 for each example; labels are neither needed nor read.
 
@@ -188,16 +195,24 @@ class DiffusionModel(abc.ABC):
       guidance: scale of classifier-free guidance; see diffusion.guidance.
       returns: in place of the model's own; see sampling.RETURNS.
       callback: after each step; see sampling.sample.
+      completion: how the sample keeps to what is given; see
+        diffusion.completion.VARIANTS.
+      strength: below 1, starts with the given x_0 noised to that time, as
+        image-to-image does: refines a mask.
 
     Raises:
       ValueError: as sampling.sample, or guidance of a model without a null.
     """
     encoded = self.encode(params, batch, None, train=False)
+    known = self.known(params, batch)
     if num_samples > 1:
-      encoded, keys = _repeat(encoded, keys, num_samples)
+      encoded, known, keys = _repeat(encoded, known, keys, num_samples)
     k_source = jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys)
     k_steps = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
     x_1 = self.source(params, batch, encoded, k_source)
+    x = x_1
+    if strength != 1:
+      grid, x = completion_lib.start(self.process, grid, known, x_1, strength)
 
     def denoise(x_t, t, condition, previous):
       return self.denoise(params, x_t, t, condition, previous=previous)
@@ -205,17 +220,19 @@ class DiffusionModel(abc.ABC):
     return sampling.sample(
       guidance_lib.guide(denoise, encoded.condition, encoded.null, guidance),
       self.process,
-      x_1,
+      x,
       k_steps,
       grid=grid,
       stepper=stepper,
       returns=self.returns if returns is None else returns,
       callback=callback,
       self_condition=self.self_condition_rate > 0,
+      known=None if known is None else known._replace(x_1=x_1),
+      completion=completion,
     )
 
 
-def _repeat(encoded, keys, num_samples):
+def _repeat(encoded, known, keys, num_samples):
   """Every example n times, side by side, with keys of its own."""
 
   def repeat(tree):
@@ -231,6 +248,7 @@ def _repeat(encoded, keys, num_samples):
   encoded = encoded._replace(
     condition=repeat(encoded.condition), null=repeat(encoded.null)
   )
+  known = repeat(known)
   fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
   keys = jax.vmap(fold, in_axes=(0, None))(keys, jnp.arange(num_samples))
-  return encoded, keys.reshape(-1)
+  return encoded, known, keys.reshape(-1)

@@ -1,0 +1,381 @@
+"""Stage 2 of LDMSeg: panoptic masks by latent diffusion.
+
+Van Gansbeke & De Brabandere 2024, "A Simple Latent Diffusion Approach for
+Panoptic Segmentation and Mask Inpainting", https://arxiv.org/abs/2401.10227,
+section 3.3. x_0 is the latent of a mask of random ids, x_1 is noise, and
+beside x_t the UNet sees the latent of the picture and its last estimate of
+x_0. Both autoencoders are frozen. Segments have no classes.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pix2seqd_jax import hints
+from pix2seqd_jax.architectures import sd_unet, sd_vae
+from pix2seqd_jax.diffusion import completion, noise, schedules, times, weights
+from pix2seqd_jax.diffusion import process as process_lib
+from pix2seqd_jax.models import descriptors
+from pix2seqd_jax.models import mask_autoencoder as mask_lib
+from pix2seqd_jax.models import model as model_lib
+from pix2seqd_jax.registry import MODELS, did_you_mean
+from pix2seqd_jax.types import Encoded, Prediction
+
+PREDICTIONS = ('x1', 'x0', 'v')
+LOSSES = {
+  'l2': jnp.square,
+  'l1': jnp.abs,
+  'smooth_l1': lambda d: jnp.where(jnp.abs(d) < 1, d * d / 2, jnp.abs(d) - 0.5),
+}
+
+
+def _blocks(given, factor):
+  b, h, w = given.shape
+  return given.reshape(b, h // factor, factor, w // factor, factor)
+
+
+# Which cells of a latent are given, from the pixels [b, h, w] that are.
+CELLS = {
+  'nearest': lambda given, factor: given[:, ::factor, ::factor],
+  'all': lambda given, factor: _blocks(given, factor).all((2, 4)),
+  'any': lambda given, factor: _blocks(given, factor).any((2, 4)),
+}
+LOSS_MASKS = ('ignore', 'counts', 'none')
+# Arguments of the networks that follow from the model's own.
+_UNET_SET = (
+  *('in_channels', 'out_channels', 'context_dim'),
+  *('dtype', 'remat', 'parent', 'name'),
+)
+_IMAGE_SET = ('parts', 'out_channels', 'dtype', 'parent', 'name')
+_MASK_SET = ('num_classes', 'max_instances', 'image_size', 'mask_size', 'dtype')
+# Steps of Stable Diffusion's clock, which all of its UNets were trained with.
+_CLOCK = schedules.NUM_TABULATED
+# Of a step: what float32 tells apart in t = (step + 1) / 1000.
+_FRACTIONS = 1024
+
+
+@MODELS.register('ldmseg')
+@dataclasses.dataclass(frozen=True)
+class LDMSeg(model_lib.DiffusionModel):
+  """The latent model; `mask_autoencoder` is stage 1.
+
+  Parameters: net/unet (and net/descriptor), frozen/image (the encoder of
+  pictures), frozen/mask (stage 1), frozen/clip with a descriptor.
+
+  Attributes:
+    num_classes: unused: there are no classes in it.
+    max_instances: ids are 0..max_instances - 1, void (0) included.
+    image_size: (h, w) of the padded picture.
+    mask_size: (h, w) of the masks that are encoded and decoded.
+    unet: keyword arguments of architectures.sd_unet.SDUNet.
+    image_autoencoder: of architectures.sd_vae.SDVAE, whose encoder is used.
+    mask_autoencoder: of models.mask_autoencoder.MaskAutoencoder.
+    schedule: (name, keyword arguments) of diffusion.schedules.
+    prediction: of the UNet: 'x1' (the noise; the paper's), 'x0' or 'v'.
+    loss_weight: (name, keyword arguments) of diffusion.weights.TIME_WEIGHTS.
+    loss_mask: 'ignore' leaves the places of void out (they still count in the
+      mean), 'counts' weighs each segment by 1 / its area, 'none' neither.
+    loss_kind: 'l2', 'l1' or 'smooth_l1' of the error of the prediction.
+    image_scale: latents of pictures are multiplied by it.
+    latent_scale: those of masks; 0.18215 in the release, 0.2 in its defaults.
+      The inverse of their deviation (1 / 4.2) makes the noise as strong as the
+      schedule says.
+    self_condition_rate: the share of examples that are told a first estimate
+      in training. The release tells all of them.
+    descriptor: what the UNet attends to: 'none' (no cross-attention), 'text'
+      or 'clip_image'; see models.descriptors.
+    descriptor_args: keyword arguments of the descriptor's network.
+    given_cells: which cells of a latent are given where pixels are, in
+      completion: 'nearest' (the top left pixel of the cell is), 'all' or 'any'.
+    dtype: of the networks' arithmetic; parameters stay float32.
+    remat: the backward pass computes the UNet's blocks again.
+  """
+
+  num_classes: int
+  max_instances: int
+  image_size: tuple[int, int]
+  mask_size: tuple[int, int]
+  unet: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  image_autoencoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  mask_autoencoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  schedule: tuple[str, Mapping[str, Any]] = ('stable_diffusion', {})
+  prediction: str = 'x1'
+  loss_weight: tuple[str, Mapping[str, Any]] = ('max_clamp_snr', {})
+  loss_mask: str = 'ignore'
+  loss_kind: str = 'l2'
+  image_scale: float | int = 0.18215
+  latent_scale: float | int = 0.18215
+  self_condition_rate: float | int = 1.0
+  descriptor: str = 'none'
+  descriptor_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  given_cells: str = 'nearest'
+  dtype: str = 'float32'
+  remat: bool = False
+
+  # The release's: one of the 1,000 steps, not a time between them.
+  times = times.Discrete()
+
+  def __post_init__(self):
+    for key, value, known in (
+      ('schedule', self.schedule[0], tuple(schedules.SCHEDULES)),
+      ('prediction', self.prediction, PREDICTIONS),
+      ('loss_weight', self.loss_weight[0], tuple(weights.TIME_WEIGHTS)),
+      ('loss_mask', self.loss_mask, LOSS_MASKS),
+      ('loss_kind', self.loss_kind, tuple(LOSSES)),
+      ('descriptor', self.descriptor, tuple(descriptors.DESCRIPTORS)),
+      ('given_cells', self.given_cells, tuple(CELLS)),
+    ):
+      if value not in known:
+        raise ValueError(
+          f'model.{key}={value!r} is unknown.{did_you_mean(value, known)} '
+          f'Known: {", ".join(known)}.'
+        )
+    for key, entry, kwargs, skip in (
+      ('unet', sd_unet.SDUNet, self.unet, _UNET_SET),
+      ('image_autoencoder', sd_vae.SDVAE, self.image_autoencoder, _IMAGE_SET),
+      (
+        'mask_autoencoder',
+        mask_lib.MaskAutoencoder,
+        self.mask_autoencoder,
+        _MASK_SET,
+      ),
+      ('schedule', schedules.SCHEDULES[self.schedule[0]], self.schedule[1], ()),
+      (
+        'loss_weight',
+        weights.TIME_WEIGHTS[self.loss_weight[0]],
+        self.loss_weight[1],
+        (),
+      ),
+    ):
+      hints.check_arguments(f'model.{key}', entry, kwargs, skip=skip)
+    for key in ('image_scale', 'latent_scale'):
+      if not getattr(self, key) > 0:
+        raise ValueError(f'model.{key}={getattr(self, key)} must be above 0.')
+    if not 0 <= self.self_condition_rate <= 1:
+      raise ValueError(
+        f'model.self_condition_rate={self.self_condition_rate} must lie in '
+        '[0, 1].'
+      )
+    _ = self.describer, self.process, self.time_weight
+    self._check_latents()
+
+  def _check_latents(self):
+    sizes = [
+      tuple(side // factor for side in size)
+      for size, factor in (
+        (self.image_size, self.image_net.factor),
+        (self.mask_size, self.masks.net.factor),
+      )
+    ]
+    if sizes[0] != sizes[1] or any(
+      side % self.image_net.factor for side in self.image_size
+    ):
+      raise ValueError(
+        f'latents of pictures are {sizes[0]} (data.image_size='
+        f'{self.image_size} over {self.image_net.factor}, by '
+        f'model.image_autoencoder) and those of masks {sizes[1]} '
+        f'(data.mask_size={self.mask_size} over {self.masks.net.factor}, by '
+        'model.mask_autoencoder); they must be of one size.'
+      )
+
+  # What the networks are.
+
+  @functools.cached_property
+  def process(self) -> process_lib.Process:
+    name, kwargs = self.schedule
+    return process_lib.Process(
+      schedules.SCHEDULES[name](**kwargs), self.prediction
+    )
+
+  @functools.cached_property
+  def time_weight(self):
+    name, kwargs = self.loss_weight
+    return weights.TIME_WEIGHTS[name](**kwargs)
+
+  @functools.cached_property
+  def masks(self) -> mask_lib.MaskAutoencoder:
+    """Stage 1, with this model's sizes."""
+    return mask_lib.MaskAutoencoder(
+      self.num_classes,
+      self.max_instances,
+      self.image_size,
+      self.mask_size,
+      dtype=self.dtype,
+      **self.mask_autoencoder,
+    )
+
+  @property
+  def image_net(self) -> sd_vae.SDVAE:
+    return sd_vae.SDVAE(
+      parts=('encoder',), dtype=jnp.dtype(self.dtype), **self.image_autoencoder
+    )
+
+  @property
+  def describer(self):
+    kind = descriptors.DESCRIPTORS[self.descriptor]
+    return kind(self.dtype, **self.descriptor_args)
+
+  @property
+  def unet_net(self) -> sd_unet.SDUNet:
+    channels = self.masks.net.latent_channels
+    parts = 2 if self.self_condition_rate > 0 else 1
+    return sd_unet.SDUNet(
+      in_channels=parts * channels + self.image_net.latent_channels,
+      out_channels=channels,
+      context_dim=self.describer.width,
+      dtype=jnp.dtype(self.dtype),
+      remat=self.remat,
+      **self.unet,
+    )
+
+  @property
+  def latent_shape(self) -> tuple[int, int, int]:
+    """(h, w, c) of x_0."""
+    factor = self.masks.net.factor
+    sides = [side // factor for side in self.mask_size]
+    return (*sides, self.masks.net.latent_channels)
+
+  def init(self, rng, batch):
+    """Parameters; the batch is not looked at."""
+    del batch
+    k_unet, k_image, k_mask, k_descriptor = jax.random.split(rng, 4)
+    image = jnp.zeros((1, *self.image_size, 3))
+    mask = self.masks.init(k_mask, None)['net']['autoencoder']
+    net, clip = self.describer.init(k_descriptor)
+    h, w, _ = self.latent_shape
+    unet = self.unet_net
+    x = jnp.zeros((1, h, w, unet.in_channels))
+    context = self.describer.example()
+    net['unet'] = unet.init(k_unet, x, jnp.zeros((1,)), context)['params']
+    frozen = {
+      'image': self.image_net.init(k_image, image)['params'],
+      'mask': mask,
+      **clip,
+    }
+    return {'net': net, 'stats': {}, 'frozen': frozen}
+
+  def check_origin(self, folder, target, theirs):
+    """Raises ValueError for a stage 1 of other masks than these.
+
+    Args:
+      folder: where the weights are from.
+      target: the prefix that they are for.
+      theirs: the config of that run.
+    """
+    model = theirs.get('model', {})
+    if target.split('/')[:2] != ['frozen', 'mask'] or 'kind' not in model:
+      return
+    theirs_num = theirs.get('data', {}).get('max_instances')
+    for key, there, here in (
+      ('data.max_instances', theirs_num, self.max_instances),
+      ('model.kind', model['kind'], self.masks.kind),
+      (
+        'model.mask_encoding',
+        model.get('mask_encoding', 'bits'),
+        self.masks.mask_encoding,
+      ),
+    ):
+      if there != here:
+        raise ValueError(
+          f'init_from: the autoencoder of masks in {folder} was trained with '
+          f'{key}={there!r}, here it is {here!r}: its latents mean something '
+          'else. Make model.mask_autoencoder and data as they are there, or '
+          'train another.'
+        )
+
+  # The blanks that the paper fills in.
+
+  def encode(self, params, batch, rng, *, train=False):
+    """Picture -> {'map': its scaled latent[, 'context']} (eq. 5)."""
+    latent = batch.get('image_latent')  # cached; see pix2seqd_jax.latents
+    if latent is None:
+      latent = self.image_net.apply(
+        {'params': params['frozen']['image']},
+        self._images(batch),
+        method='encode',
+      ).mean
+    condition = {'map': latent * self.image_scale}
+    context = self.describer.describe(params, batch)
+    if context is not None:
+      condition['context'] = context
+    return Encoded(condition, stats={} if train else None)
+
+  def _images(self, batch):
+    """uint8 -> [-1, 1]; the padding is 0."""
+    images = batch['image']
+    if images.dtype == jnp.uint8:
+      images = images.astype(jnp.float32) / 255
+    return jnp.where(batch['valid'][..., None], 2 * images - 1, 0)
+
+  def source(self, params, batch, encoded, keys, *, train=False):
+    shape = (keys.shape[0], *self.latent_shape)
+    return noise.noise_like(keys, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+  def _latents(self, params, ids):
+    variables = {'params': params['frozen']['mask']}
+    mean = self.masks.encode(variables, ids).mean
+    return mean.astype(jnp.float32) * self.latent_scale
+
+  def target(self, params, batch, rng):
+    """The mean latent of the mask, and the weight of each of its places."""
+    ids = batch['instance']
+    if self.loss_mask == 'none':
+      return self._latents(params, ids), None
+    f = self.masks.net.factor
+    cells = ids[:, ::f, ::f]  # as PyTorch's nearest: the top left of each cell
+    if self.loss_mask == 'counts':
+      weight = weights.area_weight(cells, self.max_instances)
+    else:
+      weight = (cells > 0).astype(jnp.float32)
+    return self._latents(params, ids), weight[..., None]
+
+  def denoise(
+    self, params, x_t, t, condition, *, previous=None, train=False, rng=None
+  ):
+    """Channels: noisy latent, the picture's, [the last estimate of x_0]."""
+    parts = [x_t, condition['map']]
+    parts += [] if previous is None else [previous]
+    # Whole steps stay whole: float32 has rounded t = (step + 1) / 1000.
+    step = jnp.round(t * (_CLOCK * _FRACTIONS)) / _FRACTIONS - 1
+    out = self.unet_net.apply(
+      {'params': params['net']['unet']},
+      jnp.concatenate([p.astype(x_t.dtype) for p in parts], -1),
+      step,
+      condition.get('context'),
+      train,
+      rngs=None if rng is None else {'dropout': rng},
+    )
+    return Prediction(out.astype(jnp.promote_types(out.dtype, jnp.float32)))
+
+  def loss(self, prediction, x_0, x_1, t, batch):
+    """w(t) |error|^p of each element (sec. 3.3)."""
+    wanted = self.process.regression_target(x_0, x_1, t)
+    error = LOSSES[self.loss_kind](prediction.value - wanted)
+    return (
+      error * self.time_weight(self.process.schedule, t)[:, None, None, None]
+    )
+
+  def known(self, params, batch):
+    """What batch['given'] tells of x_0, or None; see diffusion.completion."""
+    given = batch.get('given', {})
+    if 'known' not in given:
+      return None
+    told = given['known']
+    x_0 = self._latents(params, jnp.where(told, given['instance'], 0))
+    f = self.masks.net.factor
+    return completion.Known(x_0, CELLS[self.given_cells](told, f)[..., None])
+
+  # Latents -> segments.
+
+  def decode(self, params, x_0, batch):
+    """Latents -> logits [b, H, W, max_instances]."""
+    variables = {'params': params['frozen']['mask']}
+    return {'logits': self.masks.logits(variables, x_0, self.latent_scale)}
+
+  def read_out(self, raw, meta):
+    """Logits -> segments at the original size, all of class 1."""
+    return self.masks.read_out(raw, meta)
