@@ -42,7 +42,7 @@ NO_NORMS = (r'^(?!.*norm)',)
 
 def adamw(learning_rate: float, warmup_steps: int = 0, **changes) -> ConfigDict:
   """The released recipe's optimizer (methods sheet, section 5)."""
-  config = ConfigDict(
+  return ConfigDict(
     {
       'name': 'adamw',
       'learning_rate': learning_rate,
@@ -60,10 +60,9 @@ def adamw(learning_rate: float, warmup_steps: int = 0, **changes) -> ConfigDict:
       'accumulate': 1,
       'ema_decay': 0.999,
       'ema_warmup': True,
+      **changes,
     }
   )
-  config.update(changes)
-  return config
 
 
 def released_nets() -> dict:

@@ -46,7 +46,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'ce_weight': 1.0,
       'mask_weight': 1.0,
       'kl_weight': 0.0,
-      'points': {'num_points': 784, 'oversample': 3, 'importance': 0.75},
+      'points': {'num_points': 392, 'oversample': 3, 'importance': 0.75},
       'max_segments': 8,  # of a scene: at most 4 things and 3 kinds of stuff
       'corruption': 0.0,
       'corrupt_targets': True,
@@ -68,9 +68,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     {'steps': 1, 'td': 0.0, 'stepper': 'ddim', 'stepper_args': {}, 'seed': 0}
   )
   config.optimizer = common.adamw(
-    1e-3,
+    2e-3,
     name='torch_adamw',
     schedule='linear',
+    end_factor=0.02,
     warmup_steps=50,
     weight_decay=0.05,
     clip_norm=3.0,
@@ -78,10 +79,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   config.train = ConfigDict(
     {
-      'steps': 1500,
+      'steps': 2500,
       'log_every': 50,
       'save_every': 500,
-      'eval_every': 500,
+      'eval_every': 1250,
       'keep': 2,
       'best_metric': 'pq',
       'num_panels': 8,

@@ -59,7 +59,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'loss_weight': ('none', {}),
       'loss_mask': 'none',
       'loss_kind': 'l2',
-      'image_scale': 1.0,
+      'image_scale': 0.45,
       'latent_scale': 0.4,
       'self_condition_rate': 0.5,
       'descriptor': 'none',

@@ -94,7 +94,7 @@ KEYS: dict[str, dict[str, Any]] = {
     'b2': float,
     'eps': float,
     'weight_decay': float,
-    'decay_mask': str,
+    'decay_mask': str | tuple[str, ...],
     'clip_norm': float | None,
     'groups': tuple,
     'freeze': tuple[str, ...],

@@ -23,6 +23,10 @@ _CATEGORIES = 'categories.json'
 # These may change when a run goes on: they change no number of good examples.
 _FREE = (
   'data.num_threads',
+  # How masks are read out and given: not what is trained.
+  'model.thresholds',
+  'model.mask_autoencoder.thresholds',
+  'model.given_cells',
   'data.root',
   'data.on_bad_example',
   'data.loader',
