@@ -29,27 +29,27 @@ class Uniform:
 
 
 @dataclasses.dataclass(frozen=True)
-class Discrete:
-  """One of the N steps of a table, t = (step + 1) / N, one for each example.
-
-  Attributes:
-    low, high: the first step and the last, of 0 .. N - 1.
-  """
-
-  low: int = 0
-  high: int = NUM_TABULATED - 1
+class Discrete(Uniform):
+  """One of the N steps of a table, t = (step + 1) / N in (low, high]."""
 
   def __post_init__(self):
-    if not 0 <= self.low <= self.high < NUM_TABULATED:
+    super().__post_init__()
+    first, last = self._steps()
+    if first > last:
       raise ValueError(
-        f'times low={self.low}, high={self.high} must have 0 <= low <= high < '
-        f'{NUM_TABULATED}.'
+        f'times low={self.low}, high={self.high}: none of the {NUM_TABULATED} '
+        'steps lies between them; make the interval longer.'
       )
+
+  def _steps(self) -> tuple[int, int]:
+    """Both included, counted from 1."""
+    return int(self.low * NUM_TABULATED) + 1, int(self.high * NUM_TABULATED)
 
   def sample(self, rng: Key[Array, ''], num: int) -> Float[Array, '{num}']:
     """float32 [num]."""
-    step = jax.random.randint(rng, (num,), self.low, self.high + 1)
-    return (step + 1).astype(jnp.float32) / NUM_TABULATED
+    first, last = self._steps()
+    step = jax.random.randint(rng, (num,), first, last + 1)
+    return step.astype(jnp.float32) / NUM_TABULATED
 
 
 TIMES = {'uniform': Uniform, 'discrete': Discrete}
