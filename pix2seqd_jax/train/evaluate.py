@@ -167,6 +167,7 @@ class _Count:
 
   def __init__(self, model, task, on_example, bar):
     self._model, self._task = model, task
+    self._paste = getattr(task, 'paste', None)
     self._on_example, self._bar = on_example, bar
     self.total = None
     self.images = self.skipped = 0
@@ -179,6 +180,8 @@ class _Count:
       one = jax.tree.map(lambda x, i=i: x[i], raw)
       found = self._model.read_out(one, metas[i])
       found = self._task.refine(found)
+      if self._paste is not None:
+        found = self._paste(found, one, metas[i])
       state = self._task.metrics(found, metas[i])
       self.total = state if self.total is None else self.total.merge(state)
       if self._on_example is not None:
@@ -224,8 +227,9 @@ def evaluate(
   """Metrics of a model over host batches (this process's part of each).
 
   For each batch: inputs_only -> device -> task.predict; for each real example
-  (`is_real`): model.read_out -> task.refine -> task.metrics. The host reads out
-  one batch while the device samples the next.
+  (`is_real`): model.read_out -> task.refine -> task.paste(segmentation, raw,
+  meta), where a task has that -> task.metrics. The host reads out one batch
+  while the device samples the next.
 
   Args:
     model: gives read_out; `sample_fn` comes from make_sampler(model, ...).
