@@ -57,7 +57,7 @@ class ClassHead(nn.Module):
       ValueError: sizes that do not fit.
     """
     self._check(mask.shape)
-    b, h, w, _ = mask.shape
+    h, w = mask.shape[1:3]
     picture = resize(picture.astype(self.dtype), (h, w))
     x = jnp.concatenate([mask.astype(self.dtype), picture], -1)
     # Patches keep what pooling would blur: the outlines of small things.
