@@ -1,11 +1,12 @@
-"""The tables of the Pix2Seq-D paper, our numbers beside the paper's.
+"""The tables of the papers, our numbers beside theirs.
 
   python -m benchmarks.paper --table input_scaling --steps 1000
   python -m benchmarks.paper --table sampling --checkpoint runs/shapes
   python -m benchmarks.paper --table loss --steps 92412 \
     --config configs/pix2seq_d_coco.py:ablation --set data.root=/data/coco
+  python -m benchmarks.paper --table ldmseg_kl --steps 500
 
-Every variant of input_scaling, loss, loss_weight, codes and id_order is
+Every variant of a table (all but `sampling`) is
 trained for --steps steps from the same seed on the same data, in a folder of
 --workdir named after what it changes; a finished run is used again, a broken
 one goes on. `sampling` takes one trained run and crosses steps, td and the
@@ -13,13 +14,18 @@ minimum area: pictures are sampled once for each (steps, td) and read out once
 for each area. Its last row gives the same weights noise in place of pictures:
 what it scores there, it scores without looking.
 
-Ours are percent like the paper's. Seconds a picture are the sampler's alone
+Ours are percent like the papers'. For autoencoders, `std` is the deviation of
+the latents. Milliseconds a training step are the median of the log's, on
+whatever else the machine does. Seconds a picture are the sampler's alone
 (encoder, steps, thresholds), without compilation.
 """
 
 import contextlib
 import dataclasses
+import json
 import pathlib
+import re
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +34,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import common, paper_tables
+from benchmarks import common, ldmseg_tables, paper_tables
 from pix2seqd_jax import build, commands, recipe
 from pix2seqd_jax import workdir as workdirs
 from pix2seqd_jax.train import evaluate
@@ -36,8 +42,13 @@ from pix2seqd_jax.train import evaluate
 NAME = 'paper'
 SAMPLING = 'sampling'
 NOISE_BAR = 0.1  # of PQ and of things' PQ, 0..1
-SCORES = ('pq', 'pq_things', 'pq_stuff', 'miou')
-COLUMNS = ('PQ', 'things', 'stuff', 'mIoU', 's/picture')
+SCORES = {
+  'pq': 'PQ',
+  'pq_things': 'things',
+  'pq_stuff': 'stuff',
+  'miou': 'mIoU',
+}
+AGNOSTIC = {'pq': 'PQ', 'sq': 'SQ', 'rq': 'RQ'}
 
 
 class States(NamedTuple):
@@ -135,19 +146,16 @@ def score(
 
 
 def train(config, overrides: Mapping[str, Any], steps: int, workdir):
-  """(experiment, params) of a variant, trained unless its folder has it.
+  """(experiment, params, folder) of a variant; trained unless it has been.
 
   Variants that change nothing in the config share one folder.
 
   Raises:
     ValueError: the folder holds a run of another config.
   """
-  changes = {}
-  for key, value in overrides.items():
-    section, name = key.split('.')
-    if config[section].get(name) != value:
-      changes[key] = value
-  name = ','.join(f'{k}={v}' for k, v in changes.items()) or 'base'
+  plain = recipe.plain(config)
+  changes = {k: v for k, v in overrides.items() if _value(plain, k) != v}
+  name = ','.join(f'{k}={_short(v)}' for k, v in changes.items()) or 'base'
   folder = pathlib.Path(workdir) / f'{name}-{steps}'
   settings = {'train.steps': steps, 'train.eval_every': 0}
   experiment = build.Experiment(
@@ -161,36 +169,72 @@ def train(config, overrides: Mapping[str, Any], steps: int, workdir):
   if int(state.step) < steps:
     raise KeyboardInterrupt(f'{folder} stopped at step {int(state.step)}.')
   params = workdirs.load_params(experiment, folder, steps, mesh=experiment.mesh)
-  return experiment, params
+  return experiment, params, folder
 
 
-def _percent(found: Mapping[str, float]) -> list[Any]:
+def _value(node, key):
+  for part in key.split('.'):
+    node = node.get(part, {})
+  return node
+
+
+def _short(value) -> str:
+  """A value as a part of a folder's name."""
+  if isinstance(value, Mapping):
+    value = '-'.join(str(v) for v in value.values())
+  return re.sub(r'[^\w.]+', '_', str(value)).strip('_')
+
+
+def _columns(task) -> dict[str, str]:
+  return AGNOSTIC if getattr(task, 'class_agnostic', False) else SCORES
+
+
+def _percent(found: Mapping[str, float], names) -> list[Any]:
   values = [
-    None if found.get(k) is None else f'{100 * found[k]:.1f}' for k in SCORES
+    None if found.get(k) is None else f'{100 * found[k]:.1f}' for k in names
   ]
   return [*values, found['seconds']]
 
 
+def _logged(folder: pathlib.Path) -> dict[str, float | None]:
+  """Milliseconds a training step, and the last deviation of the latents."""
+  path = folder / 'metrics.jsonl'
+  lines = path.read_text().splitlines() if path.is_file() else []
+  logged = [json.loads(line) for line in lines]
+  rates = [e['steps_per_second'] for e in logged if 'steps_per_second' in e]
+  stds = [e['latent_std'] for e in logged if 'latent_std' in e]
+  return {
+    'ms/step': 1000 / statistics.median(rates) if rates else None,
+    'std': stds[-1] if stds else None,
+  }
+
+
 def trained_table(args, config):
   """(columns, rows, numbers, a header's sizes) of a table of trained runs."""
-  table = paper_tables.TRAINED[args.table]
+  table = tables()[args.table]
   rows, numbers, about = [], [], ''
   for row in table.rows:
-    experiment, params = train(config, row.overrides, args.steps, args.workdir)
+    experiment, params, folder = train(
+      config, row.overrides, args.steps, args.workdir
+    )
+    names = _columns(experiment.task)
+    logged = {k: v for k, v in _logged(folder).items() if v is not None}
     about = f'{common.sizes(experiment.config)}, {common.parameters(params)}'
     found = score(experiment, params, num_examples=args.num_examples)
     [metrics] = found.values()
-    rows.append([row.label, row.paper_pq, *_percent(metrics)])
-    numbers.append(
-      {'label': row.label, 'paper_pq': row.paper_pq, 'metrics': metrics}
+    rows.append(
+      [row.label, row.paper_pq, *_percent(metrics, names), *logged.values()]
     )
+    case = {'label': row.label, 'paper_pq': row.paper_pq}
+    numbers.append({**case, 'metrics': metrics, **logged})
   sample = config.sample
   about += (
     f', {args.steps} training steps of batch {config.data.batch_size} each, '
     f'sampled with {sample.steps} steps, td {sample.td:g}, '
     f'{args.num_examples} held-out pictures'
   )
-  return [table.column, 'paper PQ', *COLUMNS], rows, numbers, about
+  columns = [table.column, 'paper PQ', *names.values(), 's/picture', *logged]
+  return columns, rows, numbers, about
 
 
 def sampling_table(args):
@@ -205,6 +249,7 @@ def sampling_table(args):
   areas = sorted(set(args.min_pixels or (0, usual // 2, usual, 2 * usual)))
   cases = [(s, td, False) for s in args.sample_steps for td in args.td]
   cases.append((config.sample.steps, float(config.sample.td), True))
+  names = _columns(experiment.task)
   rows, numbers = [], []
   for steps, td, noise in cases:
     found = score(
@@ -222,7 +267,7 @@ def sampling_table(args):
         paper = paper_tables.FINAL.get(steps)
       label = f'{steps}, noise for pictures' if noise else steps
       shown = None if paper is None else ' / '.join(map(str, paper))
-      rows.append([label, td, area, shown, *_percent(metrics)])
+      rows.append([label, td, area, shown, *_percent(metrics, names)])
       case = {'steps': steps, 'td': td, 'min_pixels': area, 'noise': noise}
       numbers.append({**case, 'paper': paper, 'metrics': metrics})
     print(f'steps {steps}, td {td}: done', file=sys.stderr)
@@ -230,7 +275,8 @@ def sampling_table(args):
     f'{common.sizes(config)}, {common.parameters(params)}, checkpoint of step '
     f'{step}, {args.num_examples} held-out pictures'
   )
-  columns = ['steps', 'td', 'min. area', 'paper PQ / things / stuff', *COLUMNS]
+  columns = ['steps', 'td', 'min. area', 'paper PQ / things / stuff']
+  columns += [*names.values(), 's/picture']
   return columns, rows, numbers, about
 
 
@@ -244,12 +290,15 @@ def _noise_verdict(numbers) -> str:
   )
 
 
+def tables() -> dict[str, paper_tables.Table]:
+  """All tables whose rows are trained, by name."""
+  return {**paper_tables.TRAINED, **ldmseg_tables.TRAINED}
+
+
 def main(argv=None) -> int:
   argv = common.arguments(argv)
-  parser = common.parser(NAME, __doc__, 'configs/pix2seq_d_shapes.py')
-  parser.add_argument(
-    '--table', required=True, choices=(*paper_tables.TRAINED, SAMPLING)
-  )
+  parser = common.parser(NAME, __doc__, '')
+  parser.add_argument('--table', required=True, choices=(*tables(), SAMPLING))
   parser.add_argument('--steps', type=int, help='of training; the config has')
   parser.add_argument('--num_examples', type=int, default=256)
   parser.add_argument('--workdir', default='runs/paper')
@@ -270,8 +319,9 @@ def main(argv=None) -> int:
     columns, rows, numbers, about = sampling_table(args)
     parts = [common.table(columns, rows), _noise_verdict(numbers)]
   else:
-    title = paper_tables.TRAINED[args.table].title
-    config = common.load_config(args.config, args.set)
+    table = tables()[args.table]
+    title = table.title
+    config = common.load_config(args.config or table.config, args.set)
     args.steps = args.steps or config.train.steps
     columns, rows, numbers, about = trained_table(args, config)
     parts = [common.table(columns, rows)]

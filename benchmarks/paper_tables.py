@@ -22,6 +22,7 @@ class Table(NamedTuple):
   title: str
   column: str
   rows: tuple[Row, ...]
+  config: str = 'configs/pix2seq_d_shapes.py'  # unless another is asked for
 
 
 def _rows(key: str, values: Mapping[Any, float | None]) -> tuple[Row, ...]:

@@ -78,7 +78,7 @@ def test_variants_have_folders_and_equal_budgets(trained, tmp_path, capsys):
   config = common.load_config(SMOKE, ['model.scale=0.1'])
   for name in ('input_scaling', 'loss'):
     for row in paper_tables.TRAINED[name].rows:
-      experiment, folder = paper.train(config, row.overrides, 4, tmp_path)
+      experiment, folder, _ = paper.train(config, row.overrides, 4, tmp_path)
       assert experiment.loop.steps == 4 and experiment.loop.eval_every == 0
       found = trained[folder.name]
       for key, value in row.overrides.items():

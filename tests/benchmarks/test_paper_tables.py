@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks import common, paper_tables
+from benchmarks import common, ldmseg_tables, paper_tables
 from pix2seqd_jax import build
 
 
@@ -59,3 +59,26 @@ def test_every_variant_builds(name, spec):
       assert experiment.config[section][field] == value
       if section == 'model':
         assert getattr(experiment.model, field) == value
+
+
+@pytest.mark.parametrize('name', ldmseg_tables.TRAINED)
+def test_every_variant_of_ldmseg_builds(name):
+  table = ldmseg_tables.TRAINED[name]
+  config = common.load_config(table.config)
+  assert len({row.label for row in table.rows}) == len(table.rows) > 1
+  for row in table.rows:
+    experiment = build.Experiment(common.override(config, row.overrides))
+    assert experiment.abstract_state.params['net']
+
+
+def test_numbers_of_ldmseg_are_the_sheets(shared):
+  sheet = (shared / 'methods' / 'ldmseg.md').read_text()
+  found = re.search(
+    r'bits ([\d.]+) / colour ([\d.]+) / positional ([\d.]+)', sheet
+  )
+  rows = ldmseg_tables.TRAINED['ldmseg_encodings'].rows
+  wanted = [float(text.rstrip('.')) for text in found.groups()]
+  assert [row.paper_pq for row in rows] == [*wanted, None]
+  line = next(line for line in sheet.split('\n') if '| P1 table 1 |' in line)
+  rows = ldmseg_tables.TRAINED['ldmseg_kind'].rows
+  assert [f'{row.paper_pq}' in line for row in rows] == [True, True]
