@@ -9,15 +9,17 @@ import jax
 import numpy as np
 
 from pix2seqd_jax import hints, recipe
-from pix2seqd_jax.data import bad_examples, transforms
+from pix2seqd_jax.data import bad_examples, latent_cache, transforms
 from pix2seqd_jax.data import pipeline as data_pipeline
 from pix2seqd_jax.registry import DATASETS
 from pix2seqd_jax.train import sharding
-from pix2seqd_jax.types import Batch, Category, Meta, Segment
+from pix2seqd_jax.types import Batch, Category, Meta, Params, Segment
 
 # Transforms whose `size` is data.image_size unless the config says otherwise.
 _SIZED = ('scale_jitter', 'fixed_size_crop', 'resize_to_fit', 'pad')
 _RESIZING = ('scale_jitter', 'resize_to_fit')
+# Of an image autoencoder: how it is computed, not what.
+_SAME_LATENTS = ('parts', 'attention', 'remat')
 # Paths of a source that are read from data.root on.
 _BELOW_ROOT = ('images', 'panoptic', 'annotations', 'labels', 'folder')
 
@@ -51,6 +53,9 @@ class DataParts:
       check_same_classes(
         self._sources[split].categories, self.categories, f'data.{split}'
       )
+      if latents := self.config['data']['latents']:
+        count = len(self._sources[split])
+        latent_cache.check_count(latents, split, count)
     return self._sources[split]
 
   def _read_source(self, split):
@@ -80,8 +85,8 @@ class DataParts:
       if not category.is_thing
     )
 
-  def transform(self, split: str):
-    """The host transforms of a split: the config's, padding, the labels."""
+  def transform_pairs(self, split: str) -> tuple[tuple[str, dict], ...]:
+    """The config's transforms of a split, (name, kwargs), sizes filled in."""
     data = self.config['data']
     pairs = []
     for name, kwargs in data[f'{split}_transforms']:
@@ -90,13 +95,65 @@ class DataParts:
       if name in _RESIZING:
         kwargs = {'backend': data['backend'], **kwargs}
       pairs.append((name, kwargs))
+    return tuple(pairs)
+
+  def transform(self, split: str, *, cached: bool = True):
+    """The host transforms of a split: the config's, padding, the labels.
+
+    With data.latents also the latent of the picture, unless not `cached`: for
+    a picture that is none of the data set.
+    """
+    data = self.config['data']
     labels = {
       'size': data['mask_size'],
       'max_instances': data['max_instances'],
       'id_order': data['id_order'],
       'stuff': self._named_stuff,
     }
-    return transforms.build_transforms((*pairs, ('labels', labels)))
+    made = transforms.build_transforms(
+      (*self.transform_pairs(split), ('labels', labels))
+    )
+    if not (data['latents'] and cached):
+      return made
+    latents = latent_cache.open_latents(
+      data['latents'], split, self.latent_origin(split)
+    )
+    return transforms.Compose((*made.transforms, latents))
+
+  def latent_origin(self, split: str) -> dict[str, Any]:
+    """What cached latents of a split depend on beside weights.
+
+    Raises:
+      ValueError: the model has no image autoencoder, or the split's transforms
+        draw more than a flip.
+    """
+    model = self.config['model']
+    if 'image_autoencoder' not in model:
+      raise ValueError(
+        f'data.latents: model.name={model["name"]!r} has no image autoencoder; '
+        'latents are for ldmseg. Empty data.latents.'
+      )
+    network = {
+      k: v
+      for k, v in model['image_autoencoder'].items()
+      if k not in _SAME_LATENTS
+    }
+    network['dtype'] = model.get('dtype', 'float32')
+    return latent_cache.origin(
+      self.config['data'], split, self.transform_pairs(split), network
+    )
+
+  def check_latents(self, params: Params) -> None:
+    """Raises ValueError where data.latents is of other weights than these.
+
+    Without data.latents it does nothing. All processes must call it.
+    """
+    folder = self.config['data']['latents']
+    if not folder:
+      return
+    found = sharding.flat_paths(params.get('frozen', {}).get('image', {}))
+    found = {k: _whole(v) for k, v in found.items()}
+    latent_cache.check_weights(folder, latent_cache.digest(found))
 
   @functools.cached_property
   def _encode_on_host(self):
@@ -117,7 +174,7 @@ class DataParts:
       process_count=jax.process_count(),
       num_threads=data['num_threads'],
       encode=self._encode_on_host,
-      on_bad=self._on_bad('train'),
+      on_bad=self.on_bad('train'),
       loader=data['loader'],
     )
 
@@ -130,7 +187,7 @@ class DataParts:
       process_index=jax.process_index(),
       process_count=jax.process_count(),
       num_examples=num_examples or self.config['eval']['num_examples'] or None,
-      on_bad=self._on_bad('eval'),
+      on_bad=self.on_bad('eval'),
     )
 
   @functools.cached_property
@@ -142,7 +199,8 @@ class DataParts:
     """Has them named in a file of this work directory, from now on."""
     self.bad_examples.path = os.path.join(folder, bad_examples.FILE)
 
-  def _on_bad(self, split):
+  def on_bad(self, split: str):
+    """What is told of bad examples of a split; None where they are errors."""
     if self.config['data']['on_bad_example'] == 'raise':
       return None
     return functools.partial(self.bad_examples.add, split)
@@ -174,7 +232,7 @@ class DataParts:
     """One picture through the eval transforms: (device inputs, its meta)."""
     batch = next(
       data_pipeline.eval_batches(
-        [example], self.transform('eval'), batch_size=1
+        [example], self.transform('eval', cached=False), batch_size=1
       )
     )
     return sharding.device_part(_inputs(batch)), batch['meta'][0]
@@ -202,6 +260,15 @@ class DataParts:
           f'{made[key].shape if key in made else None} but data.image_size='
           f"{size}; end them with ('pad', {{}})."
         )
+
+
+def _whole(x) -> np.ndarray:
+  """An array of any devices and processes, on each host."""
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    from jax.experimental import multihost_utils
+
+    x = multihost_utils.process_allgather(x, tiled=True)
+  return np.asarray(x)
 
 
 def check_same_classes(found, wanted, where):

@@ -53,6 +53,7 @@ def _train(experiment, folder) -> state.TrainState:
     contextlib.ExitStack() as stack,
   ):
     train_state, report = workdirs.start(experiment, checkpointer)
+    experiment.check_latents(train_state.params)
     if report:
       writer.write_texts(int(train_state.step), {'run': report})
     if not int(train_state.step):
@@ -110,6 +111,7 @@ def evaluate_params(
     step: under which the panels are written.
     steps, td: of sampling; None is the config's.
   """
+  experiment.check_latents(params)
   panels = {}
 
   def draw(found, meta):

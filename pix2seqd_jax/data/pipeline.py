@@ -15,7 +15,10 @@ from pix2seqd_jax.data.transforms import build_transforms
 
 LOADERS = ('grain', 'tf_data')
 # What a training batch holds, where the transforms made it.
-_ARRAYS = ('image', 'valid', 'semantic', 'instance', 'bits', 'index', 'color')
+_ARRAYS = (
+  *('image', 'valid', 'semantic', 'instance', 'bits', 'index', 'color'),
+  'image_latent',
+)
 
 
 def train_batches(

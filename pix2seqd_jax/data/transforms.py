@@ -120,7 +120,7 @@ class FixedSizeCrop:
 
 @dataclasses.dataclass(frozen=True)
 class RandomFlip:
-  """Mirrors left and right, picture and ids together."""
+  """Mirrors left and right, picture and ids together; adds `flipped`."""
 
   chance: float = 0.5
 
@@ -138,6 +138,7 @@ class RandomFlip:
     return example | {
       'image': flip(example['image']),
       'ids': example['ids'][:, ::-1],
+      'flipped': True,  # for data.latents
     }
 
 
@@ -197,19 +198,44 @@ class ColorJitter:
 
 @dataclasses.dataclass(frozen=True)
 class ResizeToFit:
-  """Resizes to the largest size of the same aspect within `size` (eval)."""
+  """Resizes to the largest size of the same aspect within `size` (eval).
+
+  With `stretch` to `size` itself, whatever the aspect, as LDMSeg does in
+  training too.
+  """
 
   size: tuple[int, int]
   method: str = 'bilinear'
   backend: str = 'pillow'
+  stretch: bool = False
 
   def __post_init__(self):
     _check_size(self)
     check_backend(self.backend)
 
   def __call__(self, example, rng):
-    size = size_that_fits(example['ids'].shape, self.size)
+    size = self.size
+    if not self.stretch:
+      size = size_that_fits(example['ids'].shape, size)
     return _resized(example, size, self)
+
+
+@dataclasses.dataclass(frozen=True)
+class DropSmall:
+  """Segments of fewer pixels become void; first, it sees the original size."""
+
+  min_pixels: int
+
+  def __post_init__(self):
+    if self.min_pixels < 0:
+      raise ValueError(
+        f'drop_small: min_pixels={self.min_pixels} must be 0 or more.'
+      )
+
+  def __call__(self, example, rng):
+    ids = example['ids']
+    keeps = np.bincount(ids.ravel()) >= self.min_pixels
+    return example | {'ids': np.where(keeps[ids], ids, 0).astype(ids.dtype)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +281,7 @@ TRANSFORMS = {
   'random_flip': RandomFlip,
   'color_jitter': ColorJitter,
   'resize_to_fit': ResizeToFit,
+  'drop_small': DropSmall,
   'pad': Pad,
   'labels': Labels,
 }
