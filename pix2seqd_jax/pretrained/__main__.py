@@ -12,7 +12,10 @@ The first takes files and folders of diffusers, transformers, CompVis, U-ViT
 and others, and names on the Hub (hf://owner/repo/path). Its directory is one
 for config.init_from: --config.init_from="(('runs/sd15','unet','net','exact'),)"
 starts the part `net` of a model from the part `unet` of the checkpoint. The
-second writes a part of a run under the original's names. The third makes a
+second writes a part of a run under the original's names; of LDMSeg's release,
+which is one file, all of it where no part is named. `--from ldmseg` puts its
+networks where our LDMSeg has them, `--from ldmseg-start` those of Stable
+Diffusion that its training begins with. The third makes a
 directory for Pipeline.from_pretrained too; with --part encoder it takes the
 encoder alone, of a Pix2Seq-D or of a detector. --config.KEY=VALUE changes its
 recipe. --dry-run prints which name becomes which, reads no value and writes
@@ -194,13 +197,15 @@ def convert_parts(
     return lines
   folder = pathlib.Path(out)
   export.check_folder(folder)
-  net, stats = {}, {}
+  family = sources.named(source)
+  params: dict[str, Any] = {'net': {}, 'stats': {}, 'frozen': {}}
   for name, one in found.items():
     variables = one.read(cast)
-    net[name] = variables['params']
+    collection, _, place = family.place(name).partition('/')
+    params[collection][place] = variables['params']
     if 'batch_stats' in variables:
-      stats[name] = variables['batch_stats']
-  weights.save_params(folder, 0, {'net': net, 'stats': stats})
+      params['stats'][place] = variables['batch_stats']
+  weights.save_params(folder, 0, params)
   told = {'from': source, 'checkpoint': str(checkpoint), 'part': part}
   told['networks'] = {
     name: {'module': type(one.module).__name__, 'fields': _fields(one.module)}
@@ -208,9 +213,23 @@ def convert_parts(
     for name, one in found.items()
   }
   (folder / export.FILE).write_text(json.dumps(told, indent=2) + '\n')
-  return [line for line in lines if ' -> ' not in line] + [
-    f'wrote {folder}; start from it with --config.init_from='
-    f"\"(('{folder}','{name}','<part of your model>','exact'),)\""
+  return [
+    *(line for line in lines if ' -> ' not in line),
+    *_how_to_start(family, found, folder),
+  ]
+
+
+def _how_to_start(family, found, folder) -> list[str]:
+  """What to write in a recipe."""
+  begin = f'wrote {folder}; start from it with --config.init_from='
+  if family.places:  # of one model of ours
+    entries = ''.join(
+      f"('{folder}','{place}','{place}','{family.rule}'),"
+      for place in map(family.place, found)
+    )
+    return [f'{begin}"({entries})"']
+  return [
+    f"{begin}\"(('{folder}','{name}','<part of your model>','exact'),)\""
     for name in found
   ]
 

@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from pix2seqd_jax.pretrained import ldmseg, save, sources
 from pix2seqd_jax.pretrained import part as parts
-from pix2seqd_jax.pretrained import save, sources
 from pix2seqd_jax.train import weights
 
 FILE = 'pretrained.json'  # where the weights of a directory come from
@@ -50,17 +50,41 @@ def export(
   Raises:
     ValueError: unknown names, or the run has no such part.
   """
-  one = sources.part_of(source, part)
+  family = sources.named(source)
   folder = pathlib.Path(out)
+  if family.is_whole and part == 'all':
+    if prefix is not None or like is not None:
+      raise ValueError('--prefix and --like go with --part, and not with all.')
+    return _export_whole(family, checkpoint, folder, ema)
+  one = sources.part_of(source, part)
   check_folder(folder)
-  variables = _under(weights.load_params(checkpoint, ema=ema), prefix or part)
+  params = weights.load_params(checkpoint, ema=ema)
+  module, variables, told = _found(
+    family, part, checkpoint, params, prefix, like
+  )
+  path = save.save(one, module, variables, folder)
+  lines = [f'wrote {path}, {type(module).__name__} by its original names']
+  hidden = [n for n in _HIDDEN if hasattr(module, n)]
+  if hidden and not told:
+    values = ', '.join(f'{n}={getattr(module, n)!r}' for n in hidden)
+    lines.append(f'assumed, as no array shows it: {values}; else give --like')
+  return lines
+
+
+def _found(family, part, checkpoint, params, prefix=None, like=None):
+  """-> (module, variables, what is known beside the arrays)."""
+  one = family.parts[part]
+  place = prefix or family.places.get(part, part)
+  variables = _under(params, place)
   if not variables:
     raise ValueError(
-      f'--prefix={prefix or part}: {checkpoint} has no such weights; it has '
-      f'{", ".join(sorted(weights.load_params(checkpoint)["net"]))}.'
+      f'--prefix={place}: {checkpoint} has no such weights; it has '
+      f'{", ".join(sorted(params["net"]))}.'
     )
-  place = (prefix or part).strip('/').removeprefix('net/')
-  told = _told(checkpoint).get('networks', {}).get(place, {})
+  if part in family.half:
+    variables = ldmseg.halved(variables)
+  name = part if prefix is None else prefix.strip('/').removeprefix('net/')
+  told = _told(checkpoint).get('networks', {}).get(name, {})
   if like is not None:
     told = {'config': _config(like)}
   module = one.module(parts.shapes_of(one, variables), told.get('config'))
@@ -72,13 +96,19 @@ def export(
       if not isinstance(getattr(module, name), Mapping) and name != 'dtype'
     }
   )
-  path = save.save(one, module, variables, folder)
-  lines = [f'wrote {path}, {type(module).__name__} by its original names']
-  hidden = [n for n in _HIDDEN if hasattr(module, n)]
-  if hidden and not told:
-    values = ', '.join(f'{n}={getattr(module, n)!r}' for n in hidden)
-    lines.append(f'assumed, as no array shows it: {values}; else give --like')
-  return lines
+  return module, variables, told
+
+
+def _export_whole(family, checkpoint, folder, ema) -> list[str]:
+  """All parts in one file of PyTorch's, each under its name."""
+  check_folder(folder)
+  params = weights.load_params(checkpoint, ema=ema)
+  found = {}
+  for part, one in family.parts.items():
+    module, variables, _ = _found(family, part, checkpoint, params)
+    found[part] = list(parts.to_theirs(one, module, variables))
+  path = save.save_whole(found, folder)
+  return [f'wrote {path}, with {", ".join(found)} by their original names']
 
 
 def _config(path) -> Mapping[str, Any]:

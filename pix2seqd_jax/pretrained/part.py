@@ -7,6 +7,7 @@ Layers that are alike are stacked: `encoder.layers.3.mlp.fc1.weight` is
 `encoder/layers/mlp/fc1/kernel`[3]. What remains to be told is told by a Part.
 """
 
+import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -53,6 +54,8 @@ class Part(NamedTuple):
       back; on the way in either is taken.
     config: module -> their config.json, for the way back; None: they have none.
     file: what they call the file of weights.
+    spellings: canonical name -> the names that a file of theirs has for it,
+      for the way back.
   """
 
   module: Callable[
@@ -67,6 +70,7 @@ class Part(NamedTuple):
   convs: Callable[[nn.Module], str | None] = lambda module: None
   config: Callable[[nn.Module], Mapping[str, Any]] | None = None
   file: str = 'model.safetensors'
+  spellings: Callable[[str], tuple[str, ...]] = lambda name: (name,)
 
 
 def each(
@@ -255,7 +259,9 @@ def to_theirs(
 
   for entry in wanted:
     dtype = np.dtype(flat[entry.row.path].dtype)
-    yield entry, dtype, lambda entry=entry: make(entry)
+    value = functools.partial(make, entry)
+    for name in part.spellings(entry.name):
+      yield entry._replace(name=name), dtype, value
 
 
 def _shape(value, row) -> tuple[int, ...]:

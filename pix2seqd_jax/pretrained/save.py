@@ -60,6 +60,42 @@ def save(
   return _write(path, arrays)
 
 
+def save_whole(
+  found: Mapping[str, list[tuple[parts.Entry, np.dtype, Any]]],
+  folder: pathlib.Path,
+) -> pathlib.Path:
+  """Writes weights.pt, {part: its state dict}, as a training script has it.
+
+  Beside them are a `step` and an `epoch` of 0, and no averages or optimizer.
+
+  Args:
+    found: {part: what part.to_theirs gives}.
+    folder: made if it does not exist.
+
+  Raises:
+    ValueError: torch, which writes such files, is not installed.
+  """
+  try:
+    import torch
+  except ImportError as error:
+    raise ValueError(
+      'only torch writes files of PyTorch: pip install torch, or name with '
+      f'--part one of {", ".join(found)}, which are written as safetensors.'
+    ) from error
+  whole: dict[str, Any] = {'step': 0, 'epoch': 0, 'ema': None, 'opt': None}
+  for part, arrays in found.items():
+    made: dict[int, Any] = {}  # two names of one array share it, as in theirs
+    for entry, _, make in arrays:
+      at = id(make)
+      if at not in made:
+        made[at] = torch.from_numpy(make())
+      whole.setdefault(part, {})[entry.name] = made[at]
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / 'weights.pt'
+  torch.save(whole, path)
+  return path
+
+
 def _write(path, arrays) -> pathlib.Path:
   """A safetensors file: the length of its header, the header, the arrays.
 

@@ -13,6 +13,7 @@ from pix2seqd_jax.pretrained import (
   clip,
   hub,
   inception_fid,
+  ldmseg,
   lpips_vgg,
   mask_autoencoder,
   part,
@@ -34,11 +35,26 @@ class Source(NamedTuple):
       names, as in diffusers.
     prefixes: {what the names of a file with all parts begin with: the part}.
     is_split: published as several files; a folder of them is read as one.
+    is_whole: published as one .pt file with all parts, each under its name;
+      one that is missing is an error.
+    places: {part: where it is in the parameters of our model}; of others it
+      is 'net/<part>'.
+    rule: of config.init_from, for models to start from such a directory.
+    half: parts published in float16: read as float32, and written back as
+      float16 where no number changes by that.
   """
 
   parts: Mapping[str, part.Part]
   prefixes: Mapping[str, str] = {}
   is_split: bool = False
+  is_whole: bool = False
+  places: Mapping[str, str] = {}
+  rule: str = 'exact'
+  half: tuple[str, ...] = ()
+
+  def place(self, part: str) -> str:
+    """'net/...' or 'frozen/...'."""
+    return self.places.get(part, f'net/{part}')
 
 
 class Found(NamedTuple):
@@ -48,12 +64,13 @@ class Found(NamedTuple):
   plan: Plan
   tensors: Mapping[str, Any]
   config: Mapping[str, Any] | None  # theirs
+  is_half: bool = False  # in all files of its kind: not worth refusing
 
   def read(self, cast: str | None = None) -> dict[str, Any]:
     """{'params': ..., 'batch_stats': ...}, NumPy; see `load` for `cast`."""
     if cast not in (None, *CASTS):
       raise ValueError(f'cast={cast!r} must be one of {", ".join(CASTS)}.')
-    if cast is None:
+    if cast is None and not self.is_half:
       _refuse_half(self)
     return self.plan.tree(self.tensors, _dtype(cast))
 
@@ -98,7 +115,8 @@ def find(
     ValueError: unknown source or part, unreadable files, or names that do not
       fit: one error lists them all.
   """
-  parts, prefixes, is_split = _source(source, only)
+  one = named(source, only)
+  parts = one.parts
   path = hub.resolve(path)
   wanted = tuple(parts) if only is None else (only,)
   folders = [name for name in parts if (path / name).is_dir()]
@@ -110,9 +128,10 @@ def find(
       if name in folders
     }
   else:
-    read = torch_files.read_all if is_split else torch_files.read
-    tensors = read(path, key)
-    some_of = _by_prefix(prefixes, tensors)
+    read = torch_files.read_all if one.is_split else torch_files.read
+    keys = tuple(parts) if one.is_whole and key is None else key
+    tensors = read(path, keys)
+    some_of = _by_prefix(one.prefixes, tensors)
     beside = len(tensors) - sum(map(len, some_of.values())) if some_of else 0
     # A config.json beside a file of several networks is of none of them.
     config = None if some_of else config_of(path)
@@ -121,25 +140,30 @@ def find(
     pieces = {n: (some, config) for n, some in some_of.items() if n in wanted}
   if not pieces:
     raise ValueError(f'{path} has no {only}; it has {", ".join(folders)}.')
-  found = {}
+  found, problems = {}, []
+  if one.is_whole:
+    problems = [
+      f'{path} has no {name}; if that is right, name the part that you want.'
+      for name in wanted
+      if name not in pieces
+    ]
   for name, (some, config) in pieces.items():
     try:
       module, plan = part.plan(parts[name], some, config)
     except ValueError as error:
-      raise ValueError(f'{path}, as {name} of {source}: {error}') from error
+      problems.append(f'{path}, as {name} of {source}: {error}')
+      continue
     if beside:  # told once
       left = {'names of no part of it (model_ema, tables, ...)': beside}
       plan, beside = plan._replace(passed_over=plan.passed_over | left), 0
-    found[name] = Found(module, plan, some, config)
+    found[name] = Found(module, plan, some, config, name in one.half)
+  if problems:
+    raise ValueError('\n'.join(problems))
   return found
 
 
-def part_of(source: str, only: str) -> part.Part:
-  """A part of a source by its name; ValueError for an unknown one."""
-  return _source(source, only).parts[only]
-
-
-def _source(source: str, only: str | None) -> Source:
+def named(source: str, only: str | None = None) -> Source:
+  """A source by its name; ValueError for an unknown one, or no such part."""
   found = SOURCES.get(source)
   if found is None:
     raise ValueError(
@@ -149,6 +173,11 @@ def _source(source: str, only: str | None) -> Source:
   if only is not None and only not in found.parts:
     raise ValueError(f'part={only!r}: {source} has {", ".join(found.parts)}.')
   return found
+
+
+def part_of(source: str, only: str) -> part.Part:
+  """A part of a source by its name; ValueError for an unknown one."""
+  return named(source, only).parts[only]
 
 
 def _by_prefix(prefixes, tensors) -> dict[str, dict[str, Any]]:
@@ -247,6 +276,19 @@ SOURCES = {
   'clip-text': Source({'text_encoder': clip.TEXT}),
   'uvit': Source({'uvit': uvit.PART}),
   'ldmseg-autoencoder': Source({'autoencoder': mask_autoencoder.PART}),
+  'ldmseg': Source(
+    ldmseg.PARTS,
+    {f'{name}.': name for name in ldmseg.PARTS},
+    is_whole=True,
+    places=ldmseg.PLACES,
+    half=('vae_image',),
+  ),
+  'ldmseg-start': Source(
+    ldmseg.START,
+    {'model.diffusion_model.': 'unet', 'first_stage_model.': 'vae'},
+    places=ldmseg.START_PLACES,
+    rule='grow',
+  ),
   'inception-fid': Source({'inception': inception_fid.PART}),
   'lpips-vgg': Source({'lpips': lpips_vgg.PART}, is_split=True),
 }

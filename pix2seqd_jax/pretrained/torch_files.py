@@ -53,13 +53,17 @@ class Tensor:
     return value if dtype is None else value.astype(dtype, copy=False)
 
 
-def read(path: str | os.PathLike, key: str | None = None) -> dict[str, Tensor]:
+def read(
+  path: str | os.PathLike, key: str | tuple[str, ...] | None = None
+) -> dict[str, Tensor]:
   """The tensors of a file or of a folder, by name.
 
   Args:
     path: a .safetensors file, its .index.json, a .bin/.pt/.pth/.ckpt file, or
       a folder with one that has its usual name.
     key: where in a .pt file the weights are; None: found if it is clear.
+      Several: their names begin with their key and a dot, as in a file that
+      is not nested.
 
   Raises:
     ValueError: no such file, a truncated one, a missing shard, a pickle that
@@ -88,7 +92,7 @@ def read(path: str | os.PathLike, key: str | None = None) -> dict[str, Tensor]:
 
 
 def read_all(
-  path: str | os.PathLike, key: str | None = None
+  path: str | os.PathLike, key: str | tuple[str, ...] | None = None
 ) -> dict[str, Tensor]:
   """As `read`; of a folder all files of weights in it, as one.
 
@@ -200,8 +204,14 @@ def _read_shards(index: pathlib.Path) -> dict[str, Tensor]:
   return {name: shards[file][name] for name, file in places.items()}
 
 
-def _read_pickle(path: pathlib.Path, key: str | None) -> dict[str, Tensor]:
-  found = _state_dict(path, _unpickled(path), key)
+def _read_pickle(
+  path: pathlib.Path, key: str | tuple[str, ...] | None
+) -> dict[str, Tensor]:
+  whole = _unpickled(path)
+  found = _several(whole, key) if isinstance(key, tuple) else {}
+  if not found:
+    key = None if isinstance(key, tuple) else key
+    found = _state_dict(path, whole, key)
   return {
     name: Tensor(
       tuple(value.shape),
@@ -224,10 +234,11 @@ def _unpickled(path: pathlib.Path) -> Any:
 
   try:
     options = {'map_location': 'cpu', 'weights_only': True}
-    try:
-      return torch.load(path, mmap=True, **options)
-    except RuntimeError:  # files of torch before 1.6 cannot be mapped
-      return torch.load(path, **options)
+    with torch.serialization.safe_globals(_numpy_scalars()):
+      try:
+        return torch.load(path, mmap=True, **options)
+      except RuntimeError:  # files of torch before 1.6 cannot be mapped
+        return torch.load(path, **options)
   except pickle.UnpicklingError as error:
     raise ValueError(
       f'{path} holds Python objects beside tensors, and reading them would '
@@ -238,6 +249,14 @@ def _unpickled(path: pathlib.Path) -> Any:
     raise ValueError(
       f'{path} is no whole PyTorch file of weights: {_first_line(error)}'
     ) from error
+
+
+def _numpy_scalars() -> list[Any]:
+  """What makes a NumPy number of its bytes: a metric beside the weights."""
+  make = np.array(0.0)[()].__reduce__()[0]
+  names = ('numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar')
+  kinds = {type(np.dtype(code)) for code in '?bBhHiIlLqQefd'}
+  return [*((make, name) for name in names), np.dtype, *kinds]
 
 
 def _first_line(error: Exception) -> str:
@@ -254,6 +273,16 @@ def _weights(found: Any) -> dict[str, Any]:
     return {}
   return {
     k: v for k, v in found.items() if isinstance(k, str) and _is_tensor(v)
+  }
+
+
+def _several(found: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+  """The state dicts under these keys as one, names behind their key."""
+  nested = found if isinstance(found, Mapping) else {}
+  return {
+    f'{key}.{name}': value
+    for key in keys
+    for name, value in _weights(nested.get(key)).items()
   }
 
 

@@ -281,3 +281,29 @@ def test_evaluation_transforms_are_the_originals(shared, case, shape):
     oracle[f'{case}_{shape}_image'],
     bound=5e-6,
   )
+
+
+def test_a_stretched_picture_fills_the_size():
+  example = _scene()
+  made = _apply(
+    example,
+    ('resize_to_fit', {'size': (32, 32), 'stretch': True}),
+    ('pad', {'size': (32, 32)}),
+  )
+  assert made['valid'].all() and made['unpadded'] == (32, 32)
+  np.testing.assert_array_equal(
+    made['ids'], resize_nearest(example['ids'], (32, 32))
+  )
+
+
+def test_small_segments_become_void():
+  ids = np.zeros((8, 8), np.int32)
+  ids[0, :3], ids[2:6] = 1, 2
+  example = {'ids': ids}
+  made = _apply(example, ('drop_small', {'min_pixels': 4}))['ids']
+  np.testing.assert_array_equal(made, np.where(ids == 2, 2, 0))
+  assert made.dtype == ids.dtype
+  made = _apply(example, ('drop_small', {'min_pixels': 3}))['ids']
+  np.testing.assert_array_equal(made, ids)
+  with pytest.raises(ValueError, match='min_pixels=-1 must be 0 or more'):
+    _apply(example, ('drop_small', {'min_pixels': -1}))
