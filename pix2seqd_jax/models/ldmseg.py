@@ -4,7 +4,8 @@ Van Gansbeke & De Brabandere 2024, "A Simple Latent Diffusion Approach for
 Panoptic Segmentation and Mask Inpainting", https://arxiv.org/abs/2401.10227,
 section 3.3. x_0 is the latent of a mask of random ids, x_1 is noise, and
 beside x_t the UNet sees the latent of the picture and its last estimate of
-x_0. Both autoencoders are frozen. Segments have no classes.
+x_0. Both autoencoders are frozen. Segments have no classes, unless a head that
+was trained apart (mask_classifier) names them.
 """
 
 import dataclasses
@@ -19,9 +20,12 @@ from pix2seqd_jax import hints
 from pix2seqd_jax.architectures import sd_unet, sd_vae
 from pix2seqd_jax.diffusion import completion, noise, schedules, times, weights
 from pix2seqd_jax.diffusion import process as process_lib
+from pix2seqd_jax.encoding import cells
 from pix2seqd_jax.models import descriptors
-from pix2seqd_jax.models import mask_autoencoder as mask_lib
 from pix2seqd_jax.models import model as model_lib
+from pix2seqd_jax.models.image_autoencoder import pictures
+from pix2seqd_jax.models.mask_autoencoder import MaskAutoencoder
+from pix2seqd_jax.models.mask_classifier import MaskClassifier
 from pix2seqd_jax.registry import MODELS, did_you_mean
 from pix2seqd_jax.types import Encoded, Prediction
 
@@ -31,19 +35,6 @@ LOSSES = {
   'l1': jnp.abs,
   'smooth_l1': lambda d: jnp.where(jnp.abs(d) < 1, d * d / 2, jnp.abs(d) - 0.5),
 }
-
-
-def _blocks(given, factor):
-  b, h, w = given.shape
-  return given.reshape(b, h // factor, factor, w // factor, factor)
-
-
-# Which cells of a latent are given, from the pixels [b, h, w] that are.
-CELLS = {
-  'nearest': lambda given, factor: given[:, ::factor, ::factor],
-  'all': lambda given, factor: _blocks(given, factor).all((2, 4)),
-  'any': lambda given, factor: _blocks(given, factor).any((2, 4)),
-}
 LOSS_MASKS = ('ignore', 'counts', 'none')
 # Arguments of the networks that follow from the model's own.
 _UNET_SET = (
@@ -52,6 +43,7 @@ _UNET_SET = (
 )
 _IMAGE_SET = ('parts', 'out_channels', 'dtype', 'parent', 'name')
 _MASK_SET = ('num_classes', 'max_instances', 'image_size', 'mask_size', 'dtype')
+_CLASSIFIER_SET = (*_MASK_SET, 'image_autoencoder', 'mask_autoencoder')
 # Steps of Stable Diffusion's clock, which all of its UNets were trained with.
 _CLOCK = schedules.NUM_TABULATED
 # Of a step: what float32 tells apart in t = (step + 1) / 1000.
@@ -64,10 +56,11 @@ class LDMSeg(model_lib.DiffusionModel):
   """The latent model; `mask_autoencoder` is stage 1.
 
   Parameters: net/unet (and net/descriptor), frozen/image (the encoder of
-  pictures), frozen/mask (stage 1), frozen/clip with a descriptor.
+  pictures), frozen/mask (stage 1), frozen/clip with a descriptor,
+  frozen/classifier with a classifier.
 
   Attributes:
-    num_classes: unused: there are no classes in it.
+    num_classes: without void; only `classifier` knows them.
     max_instances: ids are 0..max_instances - 1, void (0) included.
     image_size: (h, w) of the padded picture.
     mask_size: (h, w) of the masks that are encoded and decoded.
@@ -91,6 +84,8 @@ class LDMSeg(model_lib.DiffusionModel):
     descriptor_args: keyword arguments of the descriptor's network.
     given_cells: which cells of a latent are given where pixels are, in
       completion: 'nearest' (the top left pixel of the cell is), 'all' or 'any'.
+    classifier: keyword arguments of models.mask_classifier.MaskClassifier but
+      the sizes and the autoencoders; empty: all segments are of class 1.
     dtype: of the networks' arithmetic; parameters stay float32.
     remat: the backward pass computes the UNet's blocks again.
   """
@@ -113,6 +108,7 @@ class LDMSeg(model_lib.DiffusionModel):
   descriptor: str = 'none'
   descriptor_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   given_cells: str = 'nearest'
+  classifier: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   dtype: str = 'float32'
   remat: bool = False
 
@@ -127,22 +123,20 @@ class LDMSeg(model_lib.DiffusionModel):
       ('loss_mask', self.loss_mask, LOSS_MASKS),
       ('loss_kind', self.loss_kind, tuple(LOSSES)),
       ('descriptor', self.descriptor, tuple(descriptors.DESCRIPTORS)),
-      ('given_cells', self.given_cells, tuple(CELLS)),
+      ('given_cells', self.given_cells, tuple(cells.CELLS)),
     ):
       if value not in known:
         raise ValueError(
           f'model.{key}={value!r} is unknown.{did_you_mean(value, known)} '
           f'Known: {", ".join(known)}.'
         )
+    described = descriptors.DESCRIPTORS[self.descriptor]
     for key, entry, kwargs, skip in (
+      ('descriptor_args', described, self.descriptor_args, ('dtype',)),
       ('unet', sd_unet.SDUNet, self.unet, _UNET_SET),
       ('image_autoencoder', sd_vae.SDVAE, self.image_autoencoder, _IMAGE_SET),
-      (
-        'mask_autoencoder',
-        mask_lib.MaskAutoencoder,
-        self.mask_autoencoder,
-        _MASK_SET,
-      ),
+      ('mask_autoencoder', MaskAutoencoder, self.mask_autoencoder, _MASK_SET),
+      ('classifier', MaskClassifier, self.classifier, _CLASSIFIER_SET),
       ('schedule', schedules.SCHEDULES[self.schedule[0]], self.schedule[1], ()),
       (
         'loss_weight',
@@ -197,15 +191,31 @@ class LDMSeg(model_lib.DiffusionModel):
     return weights.TIME_WEIGHTS[name](**kwargs)
 
   @functools.cached_property
-  def masks(self) -> mask_lib.MaskAutoencoder:
+  def masks(self) -> MaskAutoencoder:
     """Stage 1, with this model's sizes."""
-    return mask_lib.MaskAutoencoder(
+    return MaskAutoencoder(
       self.num_classes,
       self.max_instances,
       self.image_size,
       self.mask_size,
       dtype=self.dtype,
       **self.mask_autoencoder,
+    )
+
+  @functools.cached_property
+  def classes(self) -> MaskClassifier | None:
+    """What names segments, if anything does."""
+    if not self.classifier:
+      return None
+    return MaskClassifier(
+      self.num_classes,
+      self.max_instances,
+      self.image_size,
+      self.mask_size,
+      image_autoencoder=self.image_autoencoder,
+      mask_autoencoder=self.mask_autoencoder,
+      dtype=self.dtype,
+      **self.classifier,
     )
 
   @property
@@ -242,7 +252,7 @@ class LDMSeg(model_lib.DiffusionModel):
   def init(self, rng, batch):
     """Parameters; the batch is not looked at."""
     del batch
-    k_unet, k_image, k_mask, k_descriptor = jax.random.split(rng, 4)
+    k_unet, k_image, k_mask, k_descriptor, k_head = jax.random.split(rng, 5)
     image = jnp.zeros((1, *self.image_size, 3))
     mask = self.masks.init(k_mask, None)['net']['autoencoder']
     net, clip = self.describer.init(k_descriptor)
@@ -256,6 +266,8 @@ class LDMSeg(model_lib.DiffusionModel):
       'mask': mask,
       **clip,
     }
+    if self.classes:
+      frozen['classifier'] = self.classes.init_head(k_head, frozen)
     return {'net': net, 'stats': {}, 'frozen': frozen}
 
   def check_origin(self, folder, target, theirs):
@@ -269,14 +281,15 @@ class LDMSeg(model_lib.DiffusionModel):
     model = theirs.get('model', {})
     if target.split('/')[:2] != ['frozen', 'mask'] or 'kind' not in model:
       return
-    theirs_num = theirs.get('data', {}).get('max_instances')
     for key, there, here in (
-      ('data.max_instances', theirs_num, self.max_instances),
-      ('model.kind', model['kind'], self.masks.kind),
       (
-        'model.mask_encoding',
-        model.get('mask_encoding', 'bits'),
-        self.masks.mask_encoding,
+        'data.max_instances',
+        theirs.get('data', {}).get('max_instances'),
+        self.max_instances,
+      ),
+      *(
+        (f'model.{k}', model.get(k), getattr(self.masks, k))
+        for k in ('kind', 'mask_encoding')
       ),
     ):
       if there != here:
@@ -295,7 +308,7 @@ class LDMSeg(model_lib.DiffusionModel):
     if latent is None:
       latent = self.image_net.apply(
         {'params': params['frozen']['image']},
-        self._images(batch),
+        pictures(batch),
         method='encode',
       ).mean
     condition = {'map': latent * self.image_scale}
@@ -303,13 +316,6 @@ class LDMSeg(model_lib.DiffusionModel):
     if context is not None:
       condition['context'] = context
     return Encoded(condition, stats={} if train else None)
-
-  def _images(self, batch):
-    """uint8 -> [-1, 1]; the padding is 0."""
-    images = batch['image']
-    if images.dtype == jnp.uint8:
-      images = images.astype(jnp.float32) / 255
-    return jnp.where(batch['valid'][..., None], 2 * images - 1, 0)
 
   def source(self, params, batch, encoded, keys, *, train=False):
     shape = (keys.shape[0], *self.latent_shape)
@@ -367,15 +373,30 @@ class LDMSeg(model_lib.DiffusionModel):
     told = given['known']
     x_0 = self._latents(params, jnp.where(told, given['instance'], 0))
     f = self.masks.net.factor
-    return completion.Known(x_0, CELLS[self.given_cells](told, f)[..., None])
+    return completion.Known(
+      x_0, cells.cells_of(told, f, self.given_cells)[..., None]
+    )
 
   # Latents -> segments.
 
   def decode(self, params, x_0, batch):
-    """Latents -> logits [b, H, W, max_instances]."""
-    variables = {'params': params['frozen']['mask']}
-    return {'logits': self.masks.logits(variables, x_0, self.latent_scale)}
+    """Latents -> logits of ids [b, H, W, max_instances][, of classes]."""
+    frozen = params['frozen']
+    raw = {
+      'logits': self.masks.logits(
+        {'params': frozen['mask']}, x_0, self.latent_scale
+      )
+    }
+    if self.classes:
+      z = x_0 / self.latent_scale
+      raw['classes'] = self.classes.logits(
+        frozen['classifier'], frozen, z, batch
+      )
+    return raw
 
   def read_out(self, raw, meta):
-    """Logits -> segments at the original size, all of class 1."""
-    return self.masks.read_out(raw, meta)
+    """Logits -> segments at the original size; of class 1, or named."""
+    found = self.masks.read_out(raw, meta)
+    if self.classes:
+      found = self.classes.classify(found, raw['classes'], meta)
+    return found

@@ -10,7 +10,8 @@ import oracles
 import pytest
 
 from pix2seqd_jax.diffusion import grids, steppers
-from pix2seqd_jax.models.ldmseg import CELLS, LDMSeg
+from pix2seqd_jax.encoding.cells import CELLS, cells_of
+from pix2seqd_jax.models.ldmseg import LDMSeg
 
 quick = functools.partial(
   jax.jit, compiler_options={'xla_backend_optimization_level': 0}
@@ -165,7 +166,7 @@ def test_what_is_unknown_is_void_to_the_encoder(params):
 def test_cells_of_single_pixels():
   known = jnp.zeros((1, 8, 8), bool).at[0, 0, 0].set(True)
   known = known.at[0, 5, 5].set(True).at[0, 4:, :4].set(True)
-  found = {name: np.asarray(f(known, 4))[0] for name, f in CELLS.items()}
+  found = {k: np.asarray(cells_of(known, 4, k))[0] for k in CELLS}
   np.testing.assert_array_equal(found['nearest'], [[1, 0], [1, 0]])
   np.testing.assert_array_equal(found['all'], [[0, 0], [1, 0]])
   np.testing.assert_array_equal(found['any'], [[1, 0], [1, 1]])
@@ -223,6 +224,26 @@ def test_reads_logits_as_stage_1_does(params):
   assert set(np.unique(found.semantic)) <= {0, 1}
 
 
+def test_a_classifier_names_segments():
+  head = {'width': 8, 'num_blocks': 1, 'dilations': (1,), 'groups': 4}
+  model = tiny(classifier={'head': head})
+  params, batch = weights(model), pictures()
+  z = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 4, 4)))
+  raw = quick(lambda p, z: model.decode(p, z.astype(jnp.float32), batch))(
+    params, z
+  )
+  assert raw['classes'].shape[::3] == (4, 4)  # two masks of each picture
+  meta = {'size': (16, 16), 'unpadded': (12, 16)}
+  logits = jnp.zeros((16, 16, 8)).at[:, :8, 2].set(50).at[:, 8:, 5].set(50)
+  classes = jnp.zeros((16, 16, 4)).at[:, :8, 3].set(9).at[:, 8:, 1].set(9)
+  found = model.read_out(
+    {'logits': np.asarray(logits), 'classes': np.asarray(classes)}, meta
+  )
+  assert set(np.unique(found.semantic)) == {1, 3}
+  for i in np.unique(found.instance):
+    assert len(np.unique(found.semantic[found.instance == i])) == 1
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
@@ -233,6 +254,7 @@ def test_reads_logits_as_stage_1_does(params):
     ({'loss_mask': 'void'}, 'Known: ignore, counts, none'),
     ({'loss_kind': 'huber'}, 'Known: l2, l1, smooth_l1'),
     ({'descriptor': 'dino'}, 'Known: none, text, clip_image'),
+    ({'descriptor_args': {'net': 1}}, 'net is unknown to Nothing'),
     ({'given_cells': 'some'}, 'Known: nearest, all, any'),
     ({'latent_scale': 0}, r'model\.latent_scale=0 must be above 0'),
     ({'self_condition_rate': 1.5}, r'must lie in \[0, 1\]'),
