@@ -159,15 +159,13 @@ class LDMSeg(model_lib.DiffusionModel):
 
   def _check_latents(self):
     sizes = [
-      tuple(side // factor for side in size)
+      tuple(side / factor for side in size)
       for size, factor in (
         (self.image_size, self.image_net.factor),
         (self.mask_size, self.masks.net.factor),
       )
     ]
-    if sizes[0] != sizes[1] or any(
-      side % self.image_net.factor for side in self.image_size
-    ):
+    if sizes[0] != sizes[1]:
       raise ValueError(
         f'latents of pictures are {sizes[0]} (data.image_size='
         f'{self.image_size} over {self.image_net.factor}, by '

@@ -259,7 +259,7 @@ def test_a_classifier_names_segments():
     ({'latent_scale': 0}, r'model\.latent_scale=0 must be above 0'),
     ({'self_condition_rate': 1.5}, r'must lie in \[0, 1\]'),
     ({'unet': {'in_channels': 4}}, 'in_channels'),
-    ({'image_size': (32, 32)}, r'\(8, 8\).*those of masks \(4, 4\)'),
+    ({'image_size': (32, 32)}, r'\(8\.0, 8\.0\).*of masks \(4\.0, 4\.0\)'),
     ({'image_size': (18, 16)}, 'must be of one size'),
   ],
 )
