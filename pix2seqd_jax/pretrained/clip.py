@@ -117,7 +117,9 @@ def _section(config, name) -> dict[str, Any] | None:
   """A tower's part of a config: of a whole CLIP's, or all of its own."""
   if not config:
     return None
-  if '_class_name' in config or 'embed_dim' in config:
+  # Those of diffusers have a _class_name, and some of CLIP's have one too.
+  kind = config.get('_class_name', 'CLIP')
+  if not str(kind).startswith('CLIP') or 'embed_dim' in config:
     raise ValueError(
       'the config.json beside it is of another network than CLIP (of diffusers '
       'or of U-ViT); move it away, or put its own there.'
