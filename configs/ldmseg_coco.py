@@ -10,22 +10,25 @@ encoder of pictures of Stable Diffusion 1.4, of which stage 2 starts:
 
 The UNet's first layer gets zeros for the 8 channels that it had not; its
 cross-attention is gone: 815,556,484 parameters, 813,505,924 of them trained.
-The released weights of both stages, all in one:
+The released weights of both stages, as a directory that can be evaluated:
 
   python -m pix2seqd_jax.pretrained --from ldmseg --checkpoint ldmseg.pt \
-    --out runs/released
+    --out runs/released --config configs/ldmseg_coco.py \
+    --categories panoptic_val2017.json
 
-and to go on from them or evaluate them, what that command prints as
---config.init_from.
+and to go on from them, what that command prints as --config.init_from.
 
 Variants, any together: `:paper` (the paper's weight of times, min(1, t / 250),
 for the release's min(1, 2 / SNR)), `:sd_vae` (masks by Stable Diffusion's
 autoencoder), `:complete` (evaluates completion: half of the blocks of 16
-pixels are taken away), `:smoke` (seconds, for tests).
+pixels are taken away), `:classes` (segments are named, by the head that
+configs/ldmseg_classifier_coco.py trains, which goes on from the same runs;
+PQ with classes), `:smoke` (seconds, for tests).
 
 Class-agnostic PQ on COCO val, theirs: 51.7 (SQ 82.0, RQ 63.0) of the release
 in 50 steps; of the paper 50.0, 50.7 and 50.8 in 10, 20 and 50 steps, with
-`:sd_vae` 50.9. No number of ours: it was not trained here.
+`:sd_vae` 50.9; with classes 43.3, by a head that was not released. No number
+of ours: it was not trained here.
 
 Departures: bfloat16 arithmetic, of the masks' encoder too (the release:
 float16, and float32 there). There are no averaged weights in the release;
@@ -37,9 +40,10 @@ from ml_collections import ConfigDict
 from configs import common, ldmseg_autoencoder_coco, ldmseg_common
 from pix2seqd_jax import recipe
 
-VARIANTS = ('paper', 'sd_vae', 'complete', 'smoke')
+VARIANTS = ('paper', 'sd_vae', 'complete', 'classes', 'smoke')
 STAGE_1 = 'runs/ldmseg_autoencoder'
 STABLE_DIFFUSION = 'runs/sd'
+CLASSIFIER = 'runs/ldmseg_classifier'
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -53,7 +57,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.model = ldmseg_common.stage_2(stage_1.model)
   if 'paper' in chosen:
     config.model.loss_weight = ('ramp', {'end': 0.25})
-  config.task = ldmseg_common.task(complete=16 if 'complete' in chosen else 0)
+  config.task = ldmseg_common.task(
+    complete=16 if 'complete' in chosen else 0, classes='classes' in chosen
+  )
   config.sample = ldmseg_common.sample(steps=50)
   config.optimizer = ldmseg_common.adamw_2()
   config.train = ldmseg_common.train(200_000)
@@ -64,5 +70,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.init_from = ldmseg_common.start(
     STAGE_1, STABLE_DIFFUSION, STABLE_DIFFUSION
   )
+  if 'classes' in chosen:
+    config.model.classifier = ldmseg_common.classifier()
+    config.init_from += (
+      (CLASSIFIER, 'net/head', 'frozen/classifier', 'exact'),
+    )
   config = recipe.complete(config)
   return ldmseg_common.smoke(config) if 'smoke' in chosen else config

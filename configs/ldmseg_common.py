@@ -88,6 +88,7 @@ def stage_2(stage_1: ConfigDict, **changes) -> ConfigDict:
       'descriptor': 'none',
       'descriptor_args': {},
       'given_cells': 'nearest',
+      'classifier': {},
       'dtype': 'bfloat16',
       'remat': True,
     }
@@ -96,15 +97,27 @@ def stage_2(stage_1: ConfigDict, **changes) -> ConfigDict:
   return config
 
 
-def task(*given: str, complete: int = 0) -> ConfigDict:
-  """Class-agnostic PQ; `complete`: the side of blocks, half of them given."""
+def classifier(head: dict | None = None) -> dict:
+  """The class head: 4 blocks and DeepLab's head on 64 x 64 places of 512."""
+  found = {
+    'width': 256,
+    'num_blocks': 4,
+    'dilations': (6, 12, 18),
+    'stride': 4,
+    'groups': 32,
+  }
+  return {'head': found | (head or {}), 'picture': 'hidden', 'vote': 'mean'}
+
+
+def task(*given: str, complete: int = 0, classes: bool = False) -> ConfigDict:
+  """PQ, class-agnostic or not; `complete`: the side of blocks, half given."""
   config = ConfigDict(
     {
       'name': 'panoptic',
       'min_pixels': 0,
-      'merge_stuff': False,
+      'merge_stuff': classes,
       'split_things': False,
-      'class_agnostic': True,
+      'class_agnostic': not classes,
     }
   )
   if given:
@@ -233,6 +246,9 @@ def smoke(config: ConfigDict) -> ConfigDict:
   """Any of these recipes in seconds, from no one's weights."""
   model = config.model
   is_stage_1 = model.name == 'mask_autoencoder'
+  small_head = {'width': 8, 'num_blocks': 1, 'groups': 4}
+  if model.get('classifier'):
+    model.classifier.head.update(small_head)
   masks = model if is_stage_1 else model.mask_autoencoder
   is_shallow = masks.kind == 'shallow'
   masks.network = small_shallow() if is_shallow else small_sd_vae()
@@ -241,6 +257,9 @@ def smoke(config: ConfigDict) -> ConfigDict:
     model.points.num_points = 64
   else:
     model.image_autoencoder = small_sd_vae()
+  if 'head' in model:
+    model.head.update(small_head)
+  if 'unet' in model:
     model.unet = {
       'channels': (16, 16),
       'has_attention': (False, True),

@@ -60,7 +60,7 @@ def test_every_variant_builds_and_survives_json(name):
     assert recipe.plain(again) == plain
     experiment = experiment_of(again)
     experiment.transform('train'), experiment.transform('eval')
-    assert experiment.task.class_agnostic
+    assert experiment.task.class_agnostic == (variant != 'classes')
     assert len(experiment.grid().now) == again.sample.steps
   with pytest.raises(ValueError, match="'lowers' is unknown; known: "):
     get_config(name, 'lowers')
@@ -150,6 +150,25 @@ def test_the_sd_vae_starts_with_all_but_its_last_layer():
   for name, some in covered.items():
     assert len(some) == (0 if name.startswith(last) else 1), name
   assert {e for some in covered.values() for e in some} == set(entries)
+
+
+def test_the_class_head_fits_stage_2():
+  """Of the same sizes there, at the size of the smoke variants."""
+  head = get_config('ldmseg_classifier_coco').model.to_dict()
+  taken = get_config('ldmseg_coco', 'classes').model.classifier.to_dict()
+  assert taken == {key: head[key] for key in taken}
+  there = shapes('ldmseg_classifier_coco', 'smoke')
+  here = shapes('ldmseg_coco', 'classes,smoke')
+  for theirs, ours in (
+    ('net/head/', 'frozen/classifier/'),
+    ('frozen/mask/', 'frozen/mask/'),
+    ('frozen/image/', 'frozen/image/'),
+  ):
+    found = {k: v for k, v in there.items() if k.startswith(theirs)}
+    wanted = {k: v for k, v in here.items() if k.startswith(ours)}
+    assert found and wanted == {
+      k.replace(theirs, ours): v for k, v in found.items()
+    }
 
 
 def test_fsdp_splits_the_unet():
