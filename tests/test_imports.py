@@ -105,6 +105,14 @@ ALLOWED = {
   'export': ('workdir', 'palettes', 'visualize', 'data.writers'),
   'arguments': ('types', 'registry', 'recipe', 'build', 'data'),
   'convert': ('arguments', 'data'),
+  'latents': (
+    'types',
+    'arguments',
+    'build',
+    'data',
+    'models.image_autoencoder',
+    'train',
+  ),
   'validate': (
     'registry',
     'recipe',
