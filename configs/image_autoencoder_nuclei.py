@@ -22,7 +22,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   gpu = 'gpu' in chosen
   config = image_autoencoder_shapes.get_config()
   config.data = pix2seq_d_nuclei.get_config('gpu' if gpu else None).data
-  config.data.batch_size = 32 if gpu else 4
+  config.data.batch_size = 32 if gpu else 8
   if gpu:
     config.model.network.update(
       {
