@@ -8,9 +8,14 @@ from typing import Any, NamedTuple
 
 # Before jax is imported: eight devices on the CPU, so that meshes are real.
 os.environ['JAX_PLATFORMS'] = 'cpu'
-_FLAG = '--xla_force_host_platform_device_count=8'
-if _FLAG not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_FLAG}'.strip()
+# And little optimisation: compiling takes most of the time of the tests.
+for _flag in (
+  '--xla_force_host_platform_device_count=8',
+  '--xla_backend_optimization_level=0',
+):
+  _flags = os.environ.get('XLA_FLAGS', '')
+  if _flag.split('=')[0] not in _flags:
+    os.environ['XLA_FLAGS'] = f'{_flags} {_flag}'.strip()
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
