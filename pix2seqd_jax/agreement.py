@@ -70,6 +70,56 @@ def consensus(samples: Sequence[Sample]) -> Consensus:
   return Consensus(index, votes.astype(np.float32) / len(ranked))
 
 
+def labels(samples: Sequence[Sample], index: int = 0) -> np.ndarray:
+  """All samples in numbers that mean the same, int32 [n, h, w]; 0 is void.
+
+  Segments that are matched to one of sample `index` get its number. Those that
+  are not, are matched to what is left of the samples before, in their order;
+  what then is left gets a number of its own. So, of the samples, the share
+  with the number that sample `index` has is `consensus`'s agreement.
+  """
+  ranked = [_rank(*sample) for sample in samples]
+  order = [index, *(i for i in range(len(ranked)) if i != index)]
+  numbers: dict[int, np.ndarray] = {}  # of each sample, by rank; -1: none yet
+  own: dict[int, np.ndarray] = {}  # the ranks whose number is this sample's
+  fresh = 1
+  for i in order:
+    one = ranked[i]
+    number = np.where(one.classes == 0, 0, -1)
+    for j in numbers:
+      same = _matched(ranked[j], one, _count(ranked[j], one))
+      rows, columns = np.nonzero(same & own[j][:, None] & (number < 0))
+      number[columns] = numbers[j][rows]
+    own[i] = number < 0
+    number[own[i]] = np.arange(fresh, fresh + own[i].sum())
+    fresh += int(own[i].sum())
+    numbers[i] = number
+  return np.stack(
+    [numbers[i].astype(np.int32)[one.which] for i, one in enumerate(ranked)]
+  )
+
+
+def entropy(samples: Sequence[Sample], index: int = 0) -> np.ndarray:
+  """How far the samples are from being of one mind, float32 [h, w], in nats.
+
+  The entropy of the labels (see `labels`) that they give a pixel: 0 where all
+  agree, log(n) where no two do.
+  """
+  named = labels(samples, index)
+  total = np.zeros(named.shape[1:], np.float32)
+  for one in named:
+    shares = (named == one).mean(0, dtype=np.float32)
+    total -= np.log(shares) / len(named)
+  return np.maximum(total, 0)
+
+
+def confidence(ids: np.ndarray, agreement: np.ndarray) -> dict[int, float]:
+  """The mean agreement within each segment of a map [h, w], by id."""
+  found, areas, which = panoptic_ids.ranks(np.asarray(ids))
+  sums = np.bincount(which.reshape(-1), np.ravel(agreement), len(found))
+  return dict(zip(found.tolist(), (sums / areas).tolist(), strict=True))
+
+
 def _rank(ids, segments):
   found, areas, which = panoptic_ids.ranks(np.asarray(ids))
   named = {segment.id: segment.category for segment in segments}

@@ -8,10 +8,11 @@ result.overlay()        # uint8 [h', w', 3], with a legend
 
 pipe.segment('city.tif', tile=1024)           # a large picture
 pipe.segment('street.jpg', num_samples=8).agreement     # float32 [h, w]
+
+pipe.complete('street.jpg', partial)          # ids [h, w], 0 where unknown
 """
 
 import copy
-import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -21,102 +22,18 @@ import jax
 import numpy as np
 
 from pix2seqd_jax import (
-  agreement,
   build,
-  palettes,
+  completing,
+  results,
   tiles,
-  visualize,
   workdir,
 )
-from pix2seqd_jax.data import decode, files, label_maps, writers
+from pix2seqd_jax.data import decode, files
 from pix2seqd_jax.train import log
-from pix2seqd_jax.types import Category, Params, Segment
+from pix2seqd_jax.types import Category, Params
 
-# What `predict` writes: the writers' formats, and pictures to look at.
-FORMATS = (*writers.FORMATS, 'overlay')
-
-
-@dataclasses.dataclass(frozen=True)
-class PanopticResult:
-  """A picture's segments.
-
-  Attributes:
-    image: uint8 [h, w, 3], the picture as it was read.
-    segmentation: int32 [h, w]; 0 = void, else an id of `segments_info`.
-    segments: the same as `segments_info`, typed.
-    categories: the classes.
-    agreement: float32 [h, w], where there were several samples: the share of
-      them that agree with this one; see agreement.consensus.
-  """
-
-  image: np.ndarray
-  segmentation: np.ndarray
-  segments: tuple[Segment, ...]
-  categories: tuple[Category, ...]
-  agreement: np.ndarray | None = None
-
-  @property
-  def segments_info(self) -> list[dict[str, Any]]:
-    """One dict a segment: id, label_id (the data set's own number of the
-    class), label, score in [0, 1], area in pixels."""
-    areas = np.bincount(self.segmentation.reshape(-1))
-    return [
-      {
-        'id': segment.id,
-        'label_id': self.categories[segment.category - 1].id,
-        'label': self.categories[segment.category - 1].name,
-        'score': segment.score,
-        'area': int(areas[segment.id]),
-      }
-      for segment in self.segments
-    ]
-
-  def overlay(self, **kwargs) -> np.ndarray:
-    """The picture under its coloured segments; see visualize.overlay."""
-    return visualize.overlay(self.image, *self._map, **kwargs)
-
-  def agreement_picture(self, **kwargs) -> np.ndarray:
-    """The overlay beside the agreement of the samples, uint8 [h', w', 3].
-
-    Raises:
-      ValueError: there was only one sample.
-    """
-    if self.agreement is None:
-      raise ValueError('one sample has no agreement; segment with num_samples.')
-    pictures = self.overlay(**kwargs), visualize.heat(self.agreement)
-    return visualize.grid(pictures, 2, ('chosen sample', 'agreement'))
-
-  def semantic(self, values: str = 'classes') -> np.ndarray:
-    """The class of each pixel, uint8 or uint16 [h, w]: 'classes' 1..C, or the
-    data set's own 'ids'; see label_maps.label_values for void."""
-    return label_maps.label_map(*self._map, values)
-
-  def palette_image(self, palette: str | None = None) -> Any:
-    """A PIL picture of class numbers with the colours of a palette."""
-    colors = palettes.colors(self.categories, palette)
-    return label_maps.palette_image(*self._map, colors)
-
-  def rle(self) -> list[dict[str, Any]]:
-    """The things as COCO results without image_id: category_id, segmentation
-    (compressed run lengths), score."""
-    return [entry for _, entry in writers.rle_entries(*self._map)]
-
-  def save(
-    self,
-    folder: str | os.PathLike,
-    name: str = 'picture.png',
-    formats: Sequence[str] = ('panoptic', 'overlay'),
-    *,
-    palette: str | None = None,
-    values: str = 'ids',
-  ) -> None:
-    """Writes this result alone; as Pipeline.predict does for many."""
-    with _Output(folder, self.categories, formats, palette, values) as output:
-      output.add(name, self)
-
-  @property
-  def _map(self):
-    return self.segmentation, self.segments, self.categories
+FORMATS = results.FORMATS
+PanopticResult = results.PanopticResult
 
 
 class Pipeline:
@@ -130,6 +47,7 @@ class Pipeline:
   def __init__(self, experiment: build.Experiment, params: Params):
     self.experiment = experiment
     self.params = params
+    self._completer = completing.Completer(experiment, params)
 
   @classmethod
   def from_pretrained(
@@ -185,7 +103,8 @@ class Pipeline:
         as a picture of its own, and ids are stitched; see tiles.
       overlap: of neighbouring tiles; None is a quarter of a tile.
       num_samples: draws several masks (of each tile) and keeps the one that
-        agrees best with the others; `agreement` says where they do.
+        agrees best with the others; `agreement` and `entropy` say where they
+        do, and segments_info how far in each segment (`confidence`).
       callback: called after each step of sampling as (step, num_steps, the
         sample, the estimate of the analog bits), the last two [n, h, w, k].
         Every other function is compiled anew: keep one.
@@ -193,12 +112,11 @@ class Pipeline:
     Raises:
       ValueError: a picture that cannot be read, or an argument out of range.
     """
-    if num_samples < 1:
-      raise ValueError(f'num_samples={num_samples} must be at least 1.')
+    _check_samples(num_samples)
     image = as_rgb(image)
     told = {'callback': callback} if callback else {}
     sample_fn = self.experiment.sample_fn(steps, td, num_samples, **told)
-    key = jax.random.split(jax.random.key(seed), 1)[0]
+    key = _key(seed)
 
     def draw(part, key, task):
       return self._draw(part, key, sample_fn, num_samples, task)
@@ -208,11 +126,76 @@ class Pipeline:
     else:
       windows = tiles.windows(image.shape[:2], tile, overlap)
       found = self._stitch(image, key, draw, windows)
-    ids, segments, agreed = found
-    return PanopticResult(image, ids, segments, self.categories, agreed)
+    return self._result(image, found)
 
-  def _draw(self, image, key, sample_fn, num_samples, task):
-    """(ids, segments, agreement or None) of a picture or a tile."""
+  def complete(
+    self,
+    image: Any,
+    partial: Any,
+    valid: Any = None,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    num_samples: int = 1,
+    strength: float | None = None,
+    completion: str | None = None,
+    keep_given: bool = True,
+  ) -> PanopticResult:
+    """A picture and a part of its mask -> the whole mask.
+
+    A segment that grew from a given one has its id in the result; new ones get
+    ids that are free. With nothing given this is `segment`.
+
+    Args:
+      image: as in `segment`.
+      partial: what is known, at the picture's size: ids [h, w], 0 = unknown;
+        or a list of disjoint bool masks, the i-th of which has the id i + 1.
+        Scattered pixels will do.
+      valid: bool [h, w], which pixels are given, those of id 0 as void; None:
+        those with an id.
+      steps, seed, num_samples: as in `segment`.
+      strength: in (0, 1]. Below 1 sampling starts with the given mask, noised
+        so far: what is poor is refined, the better the mask the lower. None is
+        the config's.
+      completion: how the sample keeps to what is given, of diffusion.
+        completion.VARIANTS; None is the config's.
+      keep_given: given pixels come back as they are. Otherwise they are drawn
+        by the model too, and with a strength nothing but the start is given.
+
+    Raises:
+      ValueError: a mask that does not fit the picture or the model, or a model
+        that cannot complete masks.
+    """
+    _check_samples(num_samples)
+    image = as_rgb(image)
+    batch, meta = self._batch(image)
+    given = self._completer.read(partial, valid, batch, meta, strength)
+    if not given.known.any():
+      return self.segment(
+        image, steps=steps, seed=seed, num_samples=num_samples
+      )
+    drawn = self._completer.draw(
+      given,
+      batch,
+      meta,
+      seed,
+      _key(seed),
+      steps=steps,
+      num_samples=num_samples,
+      strength=strength,
+      completion=completion,
+      keep_given=keep_given,
+    )
+    return self._result(image, drawn)
+
+  def _result(self, image, drawn: results.Drawn) -> PanopticResult:
+    ids, segments, agreed, entropy = drawn
+    return PanopticResult(
+      image, ids, segments, self.categories, agreed, entropy
+    )
+
+  def _draw(self, image, key, sample_fn, num_samples, task) -> results.Drawn:
+    """The answer for a picture or a tile."""
     batch, meta = self._batch(image)
     raw = jax.device_get(sample_fn(self.params, batch, key[None]))
 
@@ -222,26 +205,25 @@ class Pipeline:
         task.refine(self.experiment.model.read_out(one, meta))
       )
 
-    samples = [read(i) for i in range(num_samples)]
-    if num_samples == 1:
-      return *samples[0], None
-    index, agreed = agreement.consensus(samples)
-    return *samples[index], agreed
+    return results.agreed([read(i) for i in range(num_samples)])
 
-  def _stitch(self, image, key, draw, windows):
+  def _stitch(self, image, key, draw, windows) -> results.Drawn:
     """The same of a picture, from its windows."""
     task = copy.copy(self.experiment.task)
     task.min_pixels = 0  # a small part may belong to a large segment
     stitcher = tiles.Stitcher(image.shape[:2], self.categories)
-    agreed = None
+    maps = None  # agreement and entropy
     for i, window in enumerate(windows):
       k_tile = jax.random.fold_in(key, i) if i else key
-      ids, segments, here = draw(image[window.box], k_tile, task)
+      ids, segments, *here = draw(image[window.box], k_tile, task)
       stitcher.add(window, ids, segments)
-      if here is not None:
-        agreed = np.ones(image.shape[:2], np.float32) if i == 0 else agreed
-        agreed[window.core] = here[window.inner]
-    return *stitcher.finish(self.experiment.task.min_pixels), agreed
+      if here[0] is not None:
+        if maps is None:
+          maps = [np.zeros(image.shape[:2], np.float32) for _ in here]
+        for whole, part in zip(maps, here, strict=True):
+          whole[window.core] = part[window.inner]
+    found = stitcher.finish(self.experiment.task.min_pixels)
+    return results.Drawn(*found, *(maps or ()))
 
   def predict(
     self,
@@ -274,11 +256,11 @@ class Pipeline:
       The output folder.
     """
     paths = files.list_images(*inputs)
-    names = _unique([path.name for path in paths])
-    numbers = _numbers(names)
+    names = results.unique([path.name for path in paths])
+    numbers = results.numbers(names)
     seed = self.experiment.sample_seed if seed is None else seed
     folder = pathlib.Path(output)
-    writer = _Output(folder, self.categories, formats, palette, values)
+    writer = results.Output(folder, self.categories, formats, palette, values)
     with (
       writer,
       log.Progress(len(paths), unit='picture', enabled=progress) as bar,
@@ -305,65 +287,14 @@ class Pipeline:
     return self.experiment.single(example)
 
 
-class _Output:
-  """Results -> files of some formats, below one folder; a context manager."""
-
-  def __init__(self, folder, categories, formats, palette, values):
-    for name in formats:
-      if name not in FORMATS:
-        raise ValueError(
-          f'format {name!r} is unknown; known are {", ".join(FORMATS)}.'
-        )
-    self.folder, self.palette = pathlib.Path(folder), palette
-    self.overlays = 'overlay' in formats
-    self.writer = writers.Writer(
-      folder,
-      categories,
-      [name for name in formats if name != 'overlay'],
-      colors=palettes.colors(categories, palette),
-      values=values,
-    )
-    self.close = self.writer.close
-
-  def add(self, name, result, image_id=None):
-    written = self.writer.add(
-      name, result.segmentation, result.segments, image_id
-    )
-    if self.overlays:
-      visualize.save_png(
-        self.folder / 'overlays' / written, result.overlay(palette=self.palette)
-      )
-    if result.agreement is not None:
-      levels = np.round(255 * result.agreement).astype(np.uint8)
-      visualize.save_png(self.folder / 'agreement' / written, levels)
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *error):
-    return self.writer.__exit__(*error)
+def _check_samples(num_samples):
+  if num_samples < 1:
+    raise ValueError(f'num_samples={num_samples} must be at least 1.')
 
 
-def _numbers(names: Sequence[str]) -> list[int | None]:
-  """000000000139.jpg -> 139, where all names are numbers; else None."""
-  stems = [pathlib.PurePath(name).stem for name in names]
-  if all(stem.isascii() and stem.isdigit() for stem in stems):
-    numbers = [int(stem) for stem in stems]
-    if len(set(numbers)) == len(numbers):
-      return numbers
-  return [None] * len(names)
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-  """x.jpg, x.jpg -> x.jpg, x_2.jpg: pictures of two folders."""
-  found: list[str] = []
-  for name in names:
-    path, count = pathlib.PurePath(name), 2
-    while name in found:
-      name = f'{path.stem}_{count}{path.suffix}'
-      count += 1
-    found.append(name)
-  return found
+def _key(seed: int):
+  """The key of a picture."""
+  return jax.random.split(jax.random.key(seed), 1)[0]
 
 
 def as_rgb(image: Any) -> np.ndarray:

@@ -88,6 +88,54 @@ def test_the_order_of_samples_changes_nothing_but_the_index():
     np.testing.assert_allclose(found, first.agreement)
 
 
+def test_labels_say_what_agreement_counts():
+  samples = [blocks(seed) for seed in range(5)]
+  index, found = agreement.consensus(samples)
+  named = agreement.labels(samples, index)
+  assert named.shape == (5, *SIZE) and named.dtype == np.int32
+  np.testing.assert_allclose((named == named[index]).mean(0), found, atol=1e-6)
+  for one, (ids, _) in zip(named, samples, strict=True):
+    # Renamed one to one, and void stays.
+    pairs = {*zip(one.ravel().tolist(), ids.ravel().tolist(), strict=True)}
+    assert len(pairs) == len(np.unique(ids)) == len(np.unique(one))
+    np.testing.assert_array_equal(one == 0, ids == 0)
+
+
+def test_what_the_chosen_one_lacks_is_matched_among_the_others():
+  void = np.zeros(SIZE, np.int32), []
+  ids = np.zeros(SIZE, np.int32)
+  ids[2:9, 3:9] = 4
+  found = ids, [Segment(4, 1)]
+  named = agreement.labels([found, renumbered(found), void], 2)
+  assert (named[0] == named[1]).all() and named[0].any()
+  entropy = agreement.entropy([found, renumbered(found), void], 2)
+  wanted = -(np.log(1 / 3) + 2 * np.log(2 / 3)) / 3
+  np.testing.assert_allclose(entropy, np.where(ids, wanted, 0), atol=1e-6)
+  assert entropy.dtype == np.float32
+
+
+def test_entropy_is_between_one_mind_and_as_many_as_there_are():
+  sample = blocks()
+  assert not agreement.entropy([sample, renumbered(sample)]).any()
+  ones = np.ones(SIZE, np.int32)
+  foreign = [(ones, [Segment(1, c)]) for c in (1, 2, 3)]
+  found = agreement.entropy(foreign)
+  np.testing.assert_allclose(found, np.log(3), rtol=1e-6)
+  samples = [blocks(seed) for seed in range(4)]
+  found = agreement.entropy(samples)
+  assert (found >= 0).all() and found.max() <= np.log(4) + 1e-6
+  agreed = agreement.consensus(samples).agreement
+  index = agreement.consensus(samples).index
+  doubt = agreement.entropy(samples, index) > 1e-6
+  np.testing.assert_array_equal(doubt, agreed < 1)
+
+
+def test_confidence_is_the_mean_within_a_segment():
+  ids = np.array([[3, 3, 0, 7]])
+  found = agreement.confidence(ids, np.array([[1, 0.5, 0.25, 0.75]]))
+  assert found == {0: 0.25, 3: 0.75, 7: 0.75}
+
+
 def test_errors():
   with pytest.raises(ValueError, match='at least one'):
     agreement.consensus([])

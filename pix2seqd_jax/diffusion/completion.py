@@ -177,44 +177,6 @@ def landings(stepper: Any, process: Process, grid: Grid) -> np.ndarray:
   return np.append(starts[1:], np.asarray(grid.next)[-1])
 
 
-def hold(
-  completion: str,
-  known: Known,
-  x: Any,
-  *,
-  stepper: Any,
-  process: Process,
-  grid: Grid,
-) -> 'Held':
-  """What the sampling loop does with `known`.
-
-  Raises:
-    ValueError: an unknown variant, shapes that do not fit, or a stepper and a
-      grid that the variant cannot be used on; all before compilation.
-  """
-  check_variant(completion)
-  check(known, x)
-  moments = None
-  if completion == 'repaint':
-    moments = process.moment(landings(stepper, process, grid))
-  elif completion == 'x0':
-    times = stepping.times(stepper, process, grid)
-    bad = ~(process.moment(times).sigma > MIN_DETERMINANT)
-    if bad.any():
-      raise ValueError(
-        "sample.completion='x0' computes x_1 from the pasted estimate, which "
-        f'needs sigma > 0, but the network is called at t={times[bad][0]:g}; '
-        "use 'x0_eps', or end the grid earlier (sample.grid_args end=0.001)."
-      )
-  dtype = jnp.result_type(*jax.tree.leaves(x))
-  cast = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
-  source = x if known.x_1 is None else known.x_1
-  masks = jax.tree.unflatten(jax.tree.structure(x), _masks(known, x))
-  # x_1 follows from x_0 as it does for a network that predicts that.
-  solver = dataclasses.replace(process, target='x0', clip_x0=None)
-  return Held(completion, cast(known.x_0), cast(source), masks, solver, moments)
-
-
 @dataclasses.dataclass(frozen=True)
 class Held:
   """See `hold`.
@@ -263,6 +225,45 @@ class Held:
 
   def _put(self, given, x):
     return jax.tree.map(jnp.where, self.masks, given, x)
+
+
+def hold(
+  completion: str,
+  known: Known | None,
+  x: Any,
+  stepper: Any,
+  process: Process,
+  grid: Grid,
+) -> Held | None:
+  """What the sampling loop does with `known`; None where nothing is.
+
+  Raises:
+    ValueError: an unknown variant, shapes that do not fit, or a stepper and a
+      grid that the variant cannot be used on; all before compilation.
+  """
+  if known is None:
+    return None
+  check_variant(completion)
+  check(known, x)
+  moments = None
+  if completion == 'repaint':
+    moments = process.moment(landings(stepper, process, grid))
+  elif completion == 'x0':
+    times = stepping.times(stepper, process, grid)
+    bad = ~(process.moment(times).sigma > MIN_DETERMINANT)
+    if bad.any():
+      raise ValueError(
+        "sample.completion='x0' computes x_1 from the pasted estimate, which "
+        f'needs sigma > 0, but the network is called at t={times[bad][0]:g}; '
+        "use 'x0_eps', or end the grid earlier (sample.grid_args end=0.001)."
+      )
+  dtype = jnp.result_type(*jax.tree.leaves(x))
+  cast = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
+  source = x if known.x_1 is None else known.x_1
+  masks = jax.tree.unflatten(jax.tree.structure(x), _masks(known, x))
+  # x_1 follows from x_0 as it does for a network that predicts that.
+  solver = dataclasses.replace(process, target='x0', clip_x0=None)
+  return Held(completion, cast(known.x_0), cast(source), masks, solver, moments)
 
 
 @dataclasses.dataclass(frozen=True)

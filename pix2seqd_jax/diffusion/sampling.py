@@ -53,8 +53,7 @@ def sample(
     process: equation (1), the kind of target and the clipping of x_0.
     x_1: the state at grid.now[0], a tree of [b, ...].
     keys: one typed PRNG key an example, for steppers that draw noise.
-    grid: times, as NumPy.
-    stepper: see stepping.py.
+    grid, stepper: times, as NumPy, and how they are crossed (stepping.py).
     returns: one of RETURNS, or one for each key of the state.
     self_condition: `previous` is then the last estimate of x_0, zeros in the
       first call (arXiv 2208.04202, section 3.2); else None.
@@ -62,8 +61,7 @@ def sample(
       (step 0 .. num_steps - 1, num_steps, x, last estimate of x_0). On one
       device only. None leaves no trace in what is compiled.
     with_memory: returns (tree, the stepper's memory): for 'rk45', its Effort.
-    known: elements of x_0 that are given; None leaves no trace in what is
-      compiled.
+    known: elements of x_0 that are given; None leaves no trace.
     completion: how the sample keeps to them, one of completion.VARIANTS.
 
   Returns:
@@ -77,13 +75,9 @@ def sample(
   wanted = _check(process, x_1, grid, stepper, returns)
   x = jax.tree.map(_at_least_float32, x_1)
   dtype = jnp.result_type(*jax.tree.leaves(x))
-  parts, held = stepping.plan(stepper, process, grid), None
-  if known is not None:
-    told = {'stepper': stepper, 'process': process, 'grid': grid}
-    held = completion_lib.hold(completion, known, x, **told)
-    parts = held.parts(parts)
+  held = completion_lib.hold(completion, known, x, stepper, process, grid)
   predict = _predictor(denoise, process, keys, self_condition, dtype, held)
-  parts = _on_device(parts, dtype)
+  parts = _on_device(_plan(stepper, process, grid, held), dtype)
   zeros = jax.tree.map(jnp.zeros_like, x)
   carry = Carry(x, zeros, stepper.init(x))
   block_x0 = zeros if 'block_x0' in wanted else None
@@ -93,14 +87,16 @@ def sample(
   if 'denoised' in wanted:
     end = _on_device(process.moment(np.asarray(grid.next)[-1]), dtype)
     found['denoised'] = predict(carry.x, end, carry.x_0).x_0
-  leaves = [jax.tree.leaves(found[k])[i] for i, k in enumerate(wanted)]
-  state = jax.tree.unflatten(jax.tree.structure(x), leaves)
-  state = state if held is None else held.paste(state)
+  state = _picked(found, wanted, held)
   return (state, carry.memory) if with_memory else state
 
 
-def check_options(guidance: Any, returns: Any) -> None:
+def check_options(
+  guidance: Any, returns: Any, completion: Any = 'x0', strength: Any = 1.0
+) -> None:
   """Raises ValueError for values that no model can be sampled with."""
+  completion_lib.check_variant(completion)
+  completion_lib.check_strength(strength)
   number = isinstance(guidance, int | float) and not isinstance(guidance, bool)
   if not (number and abs(guidance) < float('inf')):
     raise ValueError(
@@ -139,6 +135,18 @@ def _predictor(denoise, process, keys, self_condition, dtype, held):
     return jax.tree.map(lambda e: e.astype(dtype), ends)
 
   return predict
+
+
+def _plan(stepper, process, grid, held):
+  parts = stepping.plan(stepper, process, grid)
+  return parts if held is None else held.parts(parts)
+
+
+def _picked(found, wanted, held):
+  """What is to be returned, leaf by leaf, with what is known."""
+  leaves = [jax.tree.leaves(found[k])[i] for i, k in enumerate(wanted)]
+  state = jax.tree.unflatten(jax.tree.structure(found['state']), leaves)
+  return state if held is None else held.paste(state)
 
 
 def _scan(predict, parts, carry, keys, block_x0, callback):

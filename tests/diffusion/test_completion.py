@@ -1,6 +1,7 @@
 """Laws of completion: what is given stays, what is not is sampled as ever."""
 
 import dataclasses
+import functools
 
 import gaussian
 import jax
@@ -27,7 +28,7 @@ STEPPERS = {
   'ddim': steppers.DDIM(),
   'ddpm': steppers.DDPM(),
   'heun': steppers.Heun(),
-  'rk45': steppers.RK45(),
+  'rk45': steppers.RK45(0.5, 0.5),  # as few attempts as can be
   'dpm++ 3S': steppers.Singlestep(3),
   'dpm++ 2M': steppers.Multistep(2),
 }
@@ -40,6 +41,11 @@ def run(known=None, x=None, denoise=shrink, p=COSINE, **kwargs):
   # Op by op: a compiler may round one program otherwise than another.
   with jax.disable_jit():
     return sampling.sample(denoise, p, x, keys, known=known, **kwargs)
+
+
+@functools.cache
+def plain(stepper):
+  return run(stepper=stepper)
 
 
 def known_of(mask, **kwargs):
@@ -60,16 +66,15 @@ def test_what_is_given_stays_and_elements_of_their_own_do_not_heed_it(
   name, variant
 ):
   stepper, mask = STEPPERS[name], some()
-  plain = run(stepper=stepper)
   told = {'stepper': stepper, 'completion': variant}
   known = known_of(mask)
   found = run(known, **told)
   where = np.broadcast_to(mask, SHAPE)
   np.testing.assert_array_equal(found[where], known.x_0[where])
   if name != 'rk45':  # its steps look at all elements of an example
-    np.testing.assert_array_equal(found[~where], plain[~where])
+    np.testing.assert_array_equal(found[~where], plain(stepper)[~where])
   nothing = run(known_of(np.zeros_like(mask)), **told)
-  np.testing.assert_array_equal(nothing, plain)
+  np.testing.assert_array_equal(nothing, plain(stepper))
 
 
 @pytest.mark.parametrize('variant', completion.VARIANTS)
@@ -214,12 +219,12 @@ class TestStrength:
     x_1 = jnp.asarray(gaussian.normal(0, SHAPE))
     known = known_of(np.zeros((1, 1, 1)))
     far = []
-    for strength in (0.2, 0.5, 0.8):
-      start = data, grids.uniform(20), known, x_1, strength
+    for strength in (0.2, 0.8):
+      start = data, grids.uniform(10), known, x_1, strength
       grid, x = completion.start(*start)
       found = run(known, x=x, denoise=exact, p=data, grid=grid)
       far.append(float(jnp.abs(found - known.x_0).mean()))
-    assert far[0] < far[1] < far[2]
+    assert far[0] < far[1]
 
   @pytest.mark.parametrize('strength', [0, -0.5, 1.5, float('nan'), True, '1'])
   def test_it_lies_in_0_1(self, strength):
