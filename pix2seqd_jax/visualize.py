@@ -239,10 +239,17 @@ def panel(
     overlay(image, *m, categories, alpha=alpha, legend=False) for m in maps
   ]
   strip = grid(pictures, len(pictures), captions)
-  if not legend:
-    return strip
+  return with_legend(strip, maps, categories) if legend else strip
+
+
+def with_legend(
+  picture: np.ndarray,
+  maps: Sequence[tuple[np.ndarray, Sequence[types.Segment]]],
+  categories: Sequence[types.Category],
+) -> np.ndarray:
+  """The picture, uint8, above the colours and names of the maps' classes."""
   items = _items(maps, categories, count=False)
-  return np.concatenate([strip, _legend(items, strip.shape[1])])
+  return np.concatenate([picture, _legend(items, picture.shape[1])])
 
 
 def grid(
