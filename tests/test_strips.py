@@ -17,8 +17,10 @@ SEGMENTS = (types.Segment(3, 1), types.Segment(8, 2))
 @pytest.fixture(scope='module')
 def pipe():
   """Of a model that knows nothing and compiles in no time."""
+  experiment = toy_completion.toy_experiment(doubt=0.4)
+  experiment.task.merge_stuff = False  # or all would be one segment
   params = {'net': {}, 'stats': {}, 'frozen': {}}
-  return pipeline.Pipeline(toy_completion.toy_experiment(doubt=0.4), params)
+  return pipeline.Pipeline(experiment, params)
 
 
 @pytest.fixture(scope='module')
