@@ -281,6 +281,6 @@ def test_errors_come_before_compilation():
   with pytest.raises(ValueError, match='does not say; use'):
     run(known, denoise=never, stepper=Halves(), completion='repaint')
   back = Grid(np.array([0.0, 0.5]), np.array([0.5, 1.0]))
-  v = process.Process(schedules.Cosine(), 'v')
+  v = process.Process(schedules.Straight(), 'v')
   with pytest.raises(ValueError, match="called at t=0; use 'x0_eps'"):
     run(known, denoise=never, p=v, grid=back)
