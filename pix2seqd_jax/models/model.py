@@ -190,15 +190,13 @@ class DiffusionModel(abc.ABC):
         depend on the batch it is in.
       grid: the times.
       stepper: one of diffusion.steppers.
-      num_samples: samples of each example; with n > 1 the leading axis of
-        the result is [b * n], the samples of an example side by side.
+      num_samples: of each example; the result is [b * n, ...], the samples of
+        an example side by side.
       guidance: scale of classifier-free guidance; see diffusion.guidance.
       returns: in place of the model's own; see sampling.RETURNS.
       callback: after each step; see sampling.sample.
-      completion: how the sample keeps to what is given; see
-        diffusion.completion.VARIANTS.
-      strength: below 1, starts with the given x_0 noised to that time, as
-        image-to-image does: refines a mask.
+      completion: of what is given; see diffusion.completion.VARIANTS.
+      strength: below 1, starts from the given x_0 noised to that time.
 
     Raises:
       ValueError: as sampling.sample, or guidance of a model without a null.
@@ -209,10 +207,10 @@ class DiffusionModel(abc.ABC):
       encoded, known, keys = _repeat(encoded, known, keys, num_samples)
     k_source = jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys)
     k_steps = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
-    x_1 = self.source(params, batch, encoded, k_source)
-    x = x_1
+    x = x_1 = self.source(params, batch, encoded, k_source)
     if strength != 1:
       grid, x = completion_lib.start(self.process, grid, known, x_1, strength)
+    known = None if known is None else known._replace(x_1=x_1)
 
     def denoise(x_t, t, condition, previous):
       return self.denoise(params, x_t, t, condition, previous=previous)
@@ -227,7 +225,7 @@ class DiffusionModel(abc.ABC):
       returns=self.returns if returns is None else returns,
       callback=callback,
       self_condition=self.self_condition_rate > 0,
-      known=None if known is None else known._replace(x_1=x_1),
+      known=known,
       completion=completion,
     )
 

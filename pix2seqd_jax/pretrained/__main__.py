@@ -7,19 +7,22 @@ r"""Other people's checkpoints -> directories of ours, and back.
   python -m pix2seqd_jax.pretrained --from pix2seq-tf --checkpoint CKPT \
     --out runs/original --config configs/pix2seq_d_coco.py:highres \
     --categories panoptic_val2017.json
+  python -m pix2seqd_jax.pretrained --from ldmseg --checkpoint ldmseg.pt \
+    --out runs/released --config configs/ldmseg_coco.py \
+    --categories panoptic_val2017.json
 
 The first takes files and folders of diffusers, transformers, CompVis, U-ViT
 and others, and names on the Hub (hf://owner/repo/path). Its directory is one
 for config.init_from: --config.init_from="(('runs/sd15','unet','net','exact'),)"
 starts the part `net` of a model from the part `unet` of the checkpoint. The
 second writes a part of a run under the original's names; of LDMSeg's release,
-which is one file, all of it where no part is named. `--from ldmseg` puts its
-networks where our LDMSeg has them, `--from ldmseg-start` those of Stable
-Diffusion that its training begins with. The third makes a
+which is one file, all of it where no part is named. The third makes a
 directory for Pipeline.from_pretrained too; with --part encoder it takes the
-encoder alone, of a Pix2Seq-D or of a detector. --config.KEY=VALUE changes its
-recipe. --dry-run prints which name becomes which, reads no value and writes
-nothing.
+encoder alone, of a Pix2Seq-D or of a detector. So does the fourth, which puts
+the networks where our LDMSeg has them (`--from ldmseg-start`: those of Stable
+Diffusion that its training begins with); without --config it writes no recipe.
+--config.KEY=VALUE changes the recipe. --dry-run prints which name becomes
+which, reads no value and writes nothing.
 """
 
 import argparse
@@ -35,7 +38,9 @@ from pix2seqd_jax import arguments, build, workdir
 from pix2seqd_jax.data import categories
 from pix2seqd_jax.pretrained import export, pix2seq_tf, sources, tf_checkpoint
 from pix2seqd_jax.pretrained.plan import Plan
-from pix2seqd_jax.train import state, weights
+from pix2seqd_jax.train import sharding, state, weights
+
+_DEFAULT = 'configs/pix2seq_d_coco.py:highres'
 
 
 class Converter(NamedTuple):
@@ -171,6 +176,8 @@ def convert_parts(
   part: str = 'all',
   cast: str | None = None,
   key: str | None = None,
+  config: Any = None,
+  classes: str | None = None,
 ) -> list[str]:
   """Converts networks of a checkpoint, or only says how (`out` is None).
 
@@ -181,15 +188,23 @@ def convert_parts(
     part: one of the source's, or 'all' that the checkpoint holds.
     cast: None refuses half precision; see sources.load.
     key: where in a .pt file the weights are.
+    config: the recipe of a model that is made up of all that is converted;
+      the directory is then one for Pipeline.from_pretrained.
+    classes: with it, a JSON file of the categories; None asks the data set.
 
   Returns:
     Lines to print.
 
   Raises:
-    ValueError: see sources.find.
+    ValueError: see sources.find; or it is not the recipe's model.
   """
   only = None if part == 'all' else part
   found = sources.find(source, checkpoint, only=only, key=key)
+  family = sources.named(source)
+  experiment = None
+  if config is not None:
+    experiment = build.Experiment(config)
+    _check_model(experiment, family, found)
   lines = []
   for name, one in found.items():
     lines += [f'{name}: {type(one.module).__name__}', *one.plan.lines()]
@@ -197,14 +212,11 @@ def convert_parts(
     return lines
   folder = pathlib.Path(out)
   export.check_folder(folder)
-  family = sources.named(source)
-  params: dict[str, Any] = {'net': {}, 'stats': {}, 'frozen': {}}
-  for name, one in found.items():
-    variables = one.read(cast)
-    collection, _, place = family.place(name).partition('/')
-    params[collection][place] = variables['params']
-    if 'batch_stats' in variables:
-      params['stats'][place] = variables['batch_stats']
+  if experiment is not None:
+    experiment = build.Experiment(config, _classes(experiment, classes))
+  params = _read_all(family, found, cast)
+  if experiment is not None:
+    workdir.save(experiment, folder)
   weights.save_params(folder, 0, params)
   told = {'from': source, 'checkpoint': str(checkpoint), 'part': part}
   told['networks'] = {
@@ -217,6 +229,53 @@ def convert_parts(
     *(line for line in lines if ' -> ' not in line),
     *_how_to_start(family, found, folder),
   ]
+
+
+def _read_all(family, found, cast) -> dict[str, Any]:
+  """The parameters of all networks, where a model of ours has them."""
+  params: dict[str, Any] = {'net': {}, 'stats': {}, 'frozen': {}}
+  for name, one in found.items():
+    variables = one.read(cast)
+    collection, _, place = family.place(name).partition('/')
+    params[collection][place] = variables['params']
+    if 'batch_stats' in variables:
+      params['stats'][place] = variables['batch_stats']
+  return params
+
+
+def _check_model(experiment, family, found) -> None:
+  """Raises ValueError where a model has other parameters than were found."""
+  if not family.places:
+    raise ValueError(
+      '--config goes with checkpoints that are a whole model of ours: '
+      f'{", ".join(k for k, v in sources.SOURCES.items() if v.places)}, '
+      f'{", ".join(CONVERTERS)}.'
+    )
+  tree = jax.eval_shape(
+    experiment.model.init, jax.random.key(0), experiment.abstract_batch()
+  )
+  wanted = {k: v.shape for k, v in sharding.flat_paths(tree).items()}
+  given = {
+    f'{family.place(name)}/{path}': leaf.shape
+    for name, one in found.items()
+    for path, leaf in sharding.flat_paths(
+      dict(family.parts[name].shapes(one.module)['params'])
+    ).items()
+  }
+  problems = [f'missing: {k} {wanted[k]}' for k in wanted.keys() - given.keys()]
+  problems += [f'extra: {k}' for k in given.keys() - wanted.keys()]
+  problems += [
+    f'misshapen: {k} is {given[k]}, the model has {wanted[k]}'
+    for k in given.keys() & wanted.keys()
+    if given[k] != wanted[k]
+  ]
+  if problems:
+    more = len(problems) - 20
+    raise ValueError(
+      f'{len(problems)} arrays are not those of the model of --config:\n  '
+      + '\n  '.join(sorted(problems)[:20])
+      + (f'\n  and {more} more' if more > 0 else '')
+    )
 
 
 def _how_to_start(family, found, folder) -> list[str]:
@@ -272,8 +331,8 @@ def parse(argv: Sequence[str] | None = None):
   add('--key', help='where in a .pt file the weights are')
   add(
     '--config',
-    default='configs/pix2seq_d_coco.py:highres',
-    help='the recipe, FILE[:VARIANT], whose model this is (%(default)s)',
+    help='the recipe, FILE[:VARIANT], whose model this is; of pix2seq-tf '
+    f'{_DEFAULT} unless given',
   )
   add(
     '--categories',
@@ -318,6 +377,9 @@ def _run(args, overrides) -> list[str]:
   if args.source in CONVERTERS and (args.cast or args.key):
     raise ValueError(f'--cast and --key do not go with --from {args.source}.')
   if args.source in sources.SOURCES:
+    config = None
+    if args.config:
+      config = arguments.load_config(args.config, overrides)
     return convert_parts(
       args.source,
       args.checkpoint,
@@ -325,12 +387,14 @@ def _run(args, overrides) -> list[str]:
       part=args.part,
       cast=args.cast,
       key=args.key,
+      config=config,
+      classes=args.categories,
     )
   return convert(
     args.source,
     args.checkpoint,
     out,
-    arguments.load_config(args.config, overrides),
+    arguments.load_config(args.config or _DEFAULT, overrides),
     part=args.part,
     classes=args.categories,
   )

@@ -140,6 +140,14 @@ def find(
     pieces = {n: (some, config) for n, some in some_of.items() if n in wanted}
   if not pieces:
     raise ValueError(f'{path} has no {only}; it has {", ".join(folders)}.')
+  return _planned(one, source, path, wanted, pieces, beside)
+
+
+def _planned(one, source, path, wanted, pieces, beside) -> dict[str, Found]:
+  """What becomes of the tensors of each part; one error for all that is wrong.
+
+  `beside` tensors of the file are of no part.
+  """
   found, problems = {}, []
   if one.is_whole:
     problems = [
@@ -149,7 +157,7 @@ def find(
     ]
   for name, (some, config) in pieces.items():
     try:
-      module, plan = part.plan(parts[name], some, config)
+      module, plan = part.plan(one.parts[name], some, config)
     except ValueError as error:
       problems.append(f'{path}, as {name} of {source}: {error}')
       continue

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from configs import ldmseg_coco
+from pix2seqd_jax import workdir
 from pix2seqd_jax.architectures.mask_autoencoder import MaskAutoencoder
 from pix2seqd_jax.architectures.sd_unet import SDUNet
 from pix2seqd_jax.architectures.sd_vae import SDVAE
@@ -26,10 +28,10 @@ TINY = {
     context_dim=None,
   ),
   'vae_image': SDVAE(
-    block_out_channels=(32, 32), layers_per_block=1, parts=('encoder',)
+    block_out_channels=(32, 32, 32), layers_per_block=1, parts=('encoder',)
   ),
   'vae_semseg': MaskAutoencoder(
-    widths=(32, 32, 32), hidden=32, upscale_channels=32, out_channels=8
+    widths=(32, 32, 32), hidden=32, upscale_channels=32
   ),
 }
 
@@ -301,3 +303,59 @@ def test_full_size():
     }
     assert inside == shapes.keys()
     assert part.plan(one, shapes)[0] == module
+
+
+def recipe_of():
+  """configs/ldmseg_coco.py with TINY's sizes and two classes."""
+  config = ldmseg_coco.get_config('smoke')
+  config.data.update({'num_classes': 2, 'image_size': (8, 8)})
+  config.data.mask_size = (8, 8)
+  config.model.unet = {
+    'channels': (32, 32),
+    'has_attention': (True, False),
+    'num_layers': 1,
+  }
+  config.model.image_autoencoder = {
+    'block_out_channels': (32, 32, 32),
+    'layers_per_block': 1,
+  }
+  config.model.mask_autoencoder.network = {
+    'widths': (32, 32, 32),
+    'hidden': 32,
+    'upscale_channels': 32,
+  }
+  return config
+
+
+def test_with_a_recipe_it_is_a_work_directory(file, ours, tmp_path):
+  classes = [
+    {'id': i, 'name': name, 'isthing': 1, 'color': [i, 0, 0]}
+    for i, name in enumerate(('cat', 'dog'), 1)
+  ]
+  (tmp_path / 'classes.json').write_text(json.dumps({'categories': classes}))
+  with_recipe = {
+    'config': recipe_of(),
+    'classes': str(tmp_path / 'classes.json'),
+  }
+  out = str(tmp_path / 'out')
+  command.convert_parts('ldmseg', file, out, **with_recipe)
+  experiment = workdir.load(out)
+  assert [c.name for c in experiment.categories] == ['cat', 'dog']
+  wanted = weights.load_params(ours)
+  found = weights.load_params(out)
+  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  params = jax.eval_shape(experiment.model.init, jax.random.key(0), None)
+  assert jax.tree.map(np.shape, found) == jax.tree.map(
+    lambda leaf: leaf.shape, params
+  )
+  other = recipe_of()
+  other.model.unet.update({'channels': (32, 64), 'num_layers': 2})
+  with_recipe['config'] = other
+  with pytest.raises(ValueError, match='not those of the model of --config'):
+    command.convert_parts('ldmseg', file, out + '2', **with_recipe)
+  assert not (tmp_path / 'out2').exists()
+
+
+def test_a_recipe_goes_with_a_whole_model():
+  with pytest.raises(ValueError, match='that are a whole model of ours: ldms'):
+    command._check_model(None, sources.named('clip'), {})
