@@ -223,7 +223,9 @@ class Experiment(build_data.DataParts):
   def sampling_options(self, callback=None):
     """What model.sample is told beyond its defaults."""
     config = self.config['sample']
-    sampling.check_options(config['guidance'], config['returns'])
+    sampling.check_options(
+      *(config[k] for k in ('guidance', 'returns', 'completion', 'strength'))
+    )
     options = {'callback': callback, 'returns': config['returns']}
     options = {k: v for k, v in options.items() if v}
     for key, default in recipe.DEFAULTS['sample'].items():

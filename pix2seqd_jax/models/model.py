@@ -186,8 +186,7 @@ class DiffusionModel(abc.ABC):
     Args:
       params: as from `init`; only read.
       batch: inputs (see types.inputs_only).
-      keys: [b] typed PRNG keys, one an example, so that a sample does not
-        depend on the batch it is in.
+      keys: [b] typed PRNG keys: a sample does not depend on its batch.
       grid: the times.
       stepper: one of diffusion.steppers.
       num_samples: of each example; the result is [b * n, ...], the samples of
@@ -210,7 +209,6 @@ class DiffusionModel(abc.ABC):
     x = x_1 = self.source(params, batch, encoded, k_source)
     if strength != 1:
       grid, x = completion_lib.start(self.process, grid, known, x_1, strength)
-    known = None if known is None else known._replace(x_1=x_1)
 
     def denoise(x_t, t, condition, previous):
       return self.denoise(params, x_t, t, condition, previous=previous)
@@ -225,7 +223,7 @@ class DiffusionModel(abc.ABC):
       returns=self.returns if returns is None else returns,
       callback=callback,
       self_condition=self.self_condition_rate > 0,
-      known=known,
+      known=known and known._replace(x_1=x_1),
       completion=completion,
     )
 

@@ -21,8 +21,7 @@ directory for Pipeline.from_pretrained too; with --part encoder it takes the
 encoder alone, of a Pix2Seq-D or of a detector. So does the fourth, which puts
 the networks where our LDMSeg has them (`--from ldmseg-start`: those of Stable
 Diffusion that its training begins with); without --config it writes no recipe.
---config.KEY=VALUE changes the recipe. --dry-run prints which name becomes
-which, reads no value and writes nothing.
+--config.KEY=VALUE changes the recipe. --dry-run prints what becomes of names.
 """
 
 import argparse
@@ -201,9 +200,8 @@ def convert_parts(
   only = None if part == 'all' else part
   found = sources.find(source, checkpoint, only=only, key=key)
   family = sources.named(source)
-  experiment = None
-  if config is not None:
-    experiment = build.Experiment(config)
+  experiment = None if config is None else build.Experiment(config)
+  if experiment:
     _check_model(experiment, family, found)
   lines = []
   for name, one in found.items():
@@ -212,10 +210,10 @@ def convert_parts(
     return lines
   folder = pathlib.Path(out)
   export.check_folder(folder)
-  if experiment is not None:
+  if experiment:
     experiment = build.Experiment(config, _classes(experiment, classes))
   params = _read_all(family, found, cast)
-  if experiment is not None:
+  if experiment:
     workdir.save(experiment, folder)
   weights.save_params(folder, 0, params)
   told = {'from': source, 'checkpoint': str(checkpoint), 'part': part}
@@ -270,11 +268,9 @@ def _check_model(experiment, family, found) -> None:
     if given[k] != wanted[k]
   ]
   if problems:
-    more = len(problems) - 20
     raise ValueError(
-      f'{len(problems)} arrays are not those of the model of --config:\n  '
-      + '\n  '.join(sorted(problems)[:20])
-      + (f'\n  and {more} more' if more > 0 else '')
+      f'{len(problems)} arrays are not those of the model of --config, among '
+      'them:\n  ' + '\n  '.join(sorted(problems)[:20])
     )
 
 
