@@ -13,7 +13,9 @@ Variants: `:random_ids` (ids drawn at random, as in the paper; things are
 numbered by size here, which a short training learns sooner), `:paper` (noise
 is predicted, weighed by the paper's ramp, latents scaled by 0.2), `:complete`
 (evaluates completion: half of the blocks of a quarter of the side are taken
-away), `:scratch` (no weights of other runs), `:smoke` (seconds, for tests).
+away), `:classes` (segments are named by the head that
+configs/ldmseg_classifier_shapes.py has trained before; PQ with classes),
+`:scratch` (no weights of other runs), `:smoke` (seconds, for tests).
 Expected: class-agnostic PQ; see benchmarks/RESULTS.md.
 """
 
@@ -22,7 +24,8 @@ from ml_collections import ConfigDict
 from configs import common, ldmseg_autoencoder_shapes, pix2seq_d_shapes
 from pix2seqd_jax import recipe
 
-VARIANTS = ('random_ids', 'paper', 'complete', 'scratch', 'smoke')
+VARIANTS = ('random_ids', 'paper', 'complete', 'classes', 'scratch', 'smoke')
+CLASSES = 'runs/ldmseg_classifier'
 STAGE_1 = 'runs/ldmseg_autoencoder'
 PICTURES = 'runs/image_autoencoder'
 
@@ -92,6 +95,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.task.update(
       {'name': 'completion', 'block_size': 16, 'drop_rate': 0.5}
     )
+  if 'classes' in chosen:
+    config.model.classifier = classifier('smoke' in chosen)
+    config.task.update({'class_agnostic': False, 'merge_stuff': True})
   config.sample = ConfigDict(
     {
       'steps': 20,
@@ -130,14 +136,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
   config.shard_rules = common.single_device_rules()
-  config.init_from = () if {'scratch', 'smoke'} & set(chosen) else init_from()
+  config.init_from = ()
+  if not {'scratch', 'smoke'} & set(chosen):
+    config.init_from = init_from('classes' in chosen)
   config = recipe.complete(config)
   return _smoke(config) if 'smoke' in chosen else config
 
 
-def init_from() -> tuple:
-  """The frozen parts, from the runs of the two autoencoders."""
+def init_from(classes: bool = False) -> tuple:
+  """The frozen parts, from the runs of the autoencoders and of the head."""
+  head = (CLASSES, 'net/head', 'frozen/classifier', 'exact')
   return (
+    *((head,) if classes else ()),
     (STAGE_1, 'net/autoencoder', 'frozen/mask', 'exact'),
     *(
       (PICTURES, f'net/autoencoder/{part}', f'frozen/image/{part}', 'exact')
@@ -153,6 +163,14 @@ def image_autoencoder(smoke: bool) -> dict:
   return image_autoencoder_shapes.get_config('smoke' if smoke else None).model[
     'network'
   ]
+
+
+def classifier(smoke: bool) -> dict:
+  """What names segments, as it was trained."""
+  from configs import ldmseg_classifier_shapes
+
+  model = ldmseg_classifier_shapes.get_config('smoke' if smoke else None).model
+  return {key: model[key] for key in ('head', 'picture', 'vote')}
 
 
 def _smoke(config):
