@@ -313,3 +313,12 @@ def test_camvid_smoke_trains_on_real_files(shared, tmp_path):
   config = short(get_config('pix2seq_d_camvid', 'smoke'))
   config.data.root = str(shared / 'data' / 'camvid')
   check_smoke(config, tmp_path / 'run', kinds=('pq_stuff',))
+
+
+def test_the_class_head_builds_and_its_smoke_trains(tmp_path):
+  experiment = experiment_of(get_config('ldmseg_classifier_shapes', 'scratch'))
+  shapes = experiment.abstract_state.params
+  assert set(shapes['net']) == {'head'}
+  assert set(shapes['frozen']) == {'image', 'mask'}
+  config = short(get_config('ldmseg_classifier_shapes', 'smoke'))
+  check_smoke(config, tmp_path / 'run')
