@@ -22,6 +22,7 @@ from pix2seqd_jax.diffusion import (
   steppers,
   stepping,
 )
+from pix2seqd_jax.metrics import panoptic_quality
 from pix2seqd_jax.registry import MODELS, TASKS, did_you_mean
 from pix2seqd_jax.train import (
   evaluate,
@@ -113,6 +114,12 @@ class Experiment(build_data.DataParts):
   @property
   def shard_rules(self):
     return self.config['shard_rules']
+
+  @property
+  def answer_categories(self) -> tuple[Category, ...]:
+    """The classes of answers: one, where the model names none."""
+    named = getattr(self.model, 'names_classes', True)
+    return self.categories if named else panoptic_quality.ANY
 
   # The method.
 

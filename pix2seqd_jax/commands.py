@@ -120,13 +120,15 @@ def evaluate_params(
     if found.image is not None:
       panels[f'eval/{len(panels)}'] = _beside(meta['image'], found.image)
       return
-    truth = meta['truth']
-    ids, segments = experiment.task.segments(found)
+    truth, classes = meta['truth'], experiment.answer_categories
+    wanted = truth['segments']
+    if classes != experiment.categories:  # answers have none of the data set
+      wanted = [segment._replace(category=1) for segment in wanted]
     panels[f'eval/{len(panels)}'] = visualize.panel(
       meta['image'],
-      (truth['ids'], truth['segments']),
-      (ids, segments),
-      experiment.categories,
+      (truth['ids'], wanted),
+      experiment.task.segments(found),
+      classes,
     )
 
   results = evaluate_lib.evaluate(

@@ -52,11 +52,12 @@ class Completer:
       'known': np.zeros(shape, bool),
     }
     told = {**batch, 'given': blank}
-    if known is None or jax.eval_shape(known, self.params, told) is None:
+    if known is None:
       raise ValueError(
         f'a model {config["model"]["name"]!r} cannot complete masks; use one '
         "that diffuses what a mask is encoded to (model.name='ldmseg')."
       )
+    jax.eval_shape(known, self.params, told)
 
   def draw(
     self,
@@ -85,6 +86,8 @@ class Completer:
     sampler = self._variant(strength, completion).sample_fn(
       steps, None, num_samples
     )
+    config = self.experiment.config['sample']
+    strength = config['strength'] if strength is None else strength
     names = self._names(given, batch, meta, steps, seed, key)
     ids, known = partial_masks.at_mask_size(
       given,
@@ -93,7 +96,7 @@ class Completer:
       padded=tuple(batch['image'].shape[1:3]),
       mask_size=tuple(self.experiment.config['data']['mask_size']),
     )
-    if strength is not None and strength < 1 and not keep_given:
+    if strength < 1 and not keep_given:
       known = np.zeros_like(known)  # it is only where sampling starts
     told = {'instance': ids[None], 'known': known[None]}
     raw = jax.device_get(
@@ -116,8 +119,12 @@ class Completer:
     """(ids, segments) of one sample, by the user's names."""
     task = copy.copy(self.experiment.task)
     # Segments that were given are neither cut nor joined.
+    named = getattr(self.experiment.model, 'names_classes', True)
+    merges = task.merge_stuff and named
     task.split_things = task.merge_stuff = False
     found = task.refine(self.experiment.model.read_out(raw, meta))
+    if merges:
+      found = task.merge(found, kept=names)
     if keep_given:
       told = np.array([0, *names], np.int32)[given.ranks]
       found = completion_task.paste(found, told, given.known)
@@ -132,7 +139,7 @@ class Completer:
     if data['id_order'] == 'random' and not data['name_stuff']:
       return partial_masks.named_at_random(len(given.names), most, seed)
     # Its ids follow from the picture: it is asked which they are.
-    sampler = self.experiment.sample_fn(steps)
+    sampler = self._variant(1.0, None).sample_fn(steps)
     raw = jax.device_get(sampler(self.params, batch, key[None]))
     one = jax.tree.map(lambda leaf: leaf[0], raw)
     seen = self.experiment.model.read_out(one, meta).instance
@@ -141,7 +148,8 @@ class Completer:
   def _variant(self, strength, completion) -> build.Experiment:
     """The experiment, with other settings of sampling where they are given."""
     told = {'strength': strength, 'completion': completion}
-    told = {k: v for k, v in told.items() if v is not None}
+    old = self.experiment.config['sample']
+    told = {k: v for k, v in told.items() if v not in (None, old[k])}
     if not told:
       return self.experiment
     key = tuple(told.items())

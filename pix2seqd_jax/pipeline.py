@@ -77,7 +77,7 @@ class Pipeline:
 
   @property
   def categories(self) -> tuple[Category, ...]:
-    return self.experiment.categories
+    return self.experiment.answer_categories
 
   def segment(
     self,

@@ -154,7 +154,7 @@ def test_errors(pipe):
   with pytest.raises(ValueError, match='num_samples=0'):
     complete(pipe, some(), num_samples=0)
   bits = pipeline_lib.Pipeline(build.Experiment(smoke_config()), {})
-  with pytest.raises(ValueError, match="'pix2seq_d' cannot complete masks"):
+  with pytest.raises(ValueError, match='Pix2SeqD cannot complete masks'):
     complete(bits, some())
 
 

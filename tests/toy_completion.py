@@ -30,6 +30,7 @@ class Toy(model_lib.DiffusionModel):
   mask_size: Any
   doubt: float = 0.0  # noise that stays in the answer
 
+  names_classes = False
   process = process.Process(schedules.Cosine(), 'x0')
 
   def init(self, rng, batch):

@@ -154,7 +154,7 @@ class LDMSeg(model_lib.DiffusionModel):
         f'model.self_condition_rate={self.self_condition_rate} must lie in '
         '[0, 1].'
       )
-    _ = self.describer, self.process, self.time_weight
+    _ = self.describer, self.process, self.time_weight, self.classes
     self._check_latents()
 
   def _check_latents(self):
@@ -199,6 +199,11 @@ class LDMSeg(model_lib.DiffusionModel):
       dtype=self.dtype,
       **self.mask_autoencoder,
     )
+
+  @property
+  def names_classes(self) -> bool:
+    """Of the data set."""
+    return bool(self.classifier)
 
   @functools.cached_property
   def classes(self) -> MaskClassifier | None:
@@ -269,15 +274,10 @@ class LDMSeg(model_lib.DiffusionModel):
     return {'net': net, 'stats': {}, 'frozen': frozen}
 
   def check_origin(self, folder, target, theirs):
-    """Raises ValueError for a stage 1 of other masks than these.
-
-    Args:
-      folder: where the weights are from.
-      target: the prefix that they are for.
-      theirs: the config of that run.
-    """
+    """Raises ValueError for a stage 1 of other masks, by its run's config."""
     model = theirs.get('model', {})
-    if target.split('/')[:2] != ['frozen', 'mask'] or 'kind' not in model:
+    model = model.get('mask_autoencoder', model)
+    if target not in ('frozen', 'frozen/mask') or 'kind' not in model:
       return
     for key, there, here in (
       (
@@ -330,11 +330,11 @@ class LDMSeg(model_lib.DiffusionModel):
     if self.loss_mask == 'none':
       return self._latents(params, ids), None
     f = self.masks.net.factor
-    cells = ids[:, ::f, ::f]  # as PyTorch's nearest: the top left of each cell
+    places = ids[:, ::f, ::f]  # as PyTorch's nearest: the top left of each cell
     if self.loss_mask == 'counts':
-      weight = weights.area_weight(cells, self.max_instances)
+      weight = weights.area_weight(places, self.max_instances)
     else:
-      weight = (cells > 0).astype(jnp.float32)
+      weight = (places > 0).astype(jnp.float32)
     return self._latents(params, ids), weight[..., None]
 
   def denoise(
@@ -369,7 +369,7 @@ class LDMSeg(model_lib.DiffusionModel):
     if 'known' not in given:
       return None
     told = given['known']
-    x_0 = self._latents(params, jnp.where(told, given['instance'], 0))
+    x_0 = self._latents(params, given['instance'])
     f = self.masks.net.factor
     return completion.Known(
       x_0, cells.cells_of(told, f, self.given_cells)[..., None]

@@ -74,6 +74,8 @@ class MaskAutoencoder:
   thresholds: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   dtype: str = 'float32'
 
+  names_classes = False  # of the data set
+
   def __post_init__(self):
     if self.kind not in NETWORKS:
       raise ValueError(

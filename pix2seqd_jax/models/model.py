@@ -80,8 +80,16 @@ class DiffusionModel(abc.ABC):
     """One call of the network at time t [b]."""
 
   def known(self, params: Params, batch: Batch) -> Any:
-    """What batch['given'] tells of x_0 (completion.Known), or None."""
-    del params, batch
+    """What batch['given'] tells of x_0 (completion.Known), or None.
+
+    Raises ValueError where a mask is given that the model cannot heed.
+    """
+    del params
+    if 'known' in batch.get('given', {}):
+      raise ValueError(
+        f'a {type(self).__name__} cannot complete masks; use one that diffuses '
+        "what a mask is encoded to (model.name='ldmseg')."
+      )
 
   def loss(
     self, prediction: Prediction, x_0: State, x_1: State, t: Any, batch: Batch

@@ -141,9 +141,11 @@ class CompletionTask(panoptic.PanopticTask):
         values[:height, :width], tuple(meta['size'])
       )
 
-    return paste(
+    found = paste(
       segmentation, resize(given['instance']), resize(given['known'])
     )
+    # What was refined had one id for each class of stuff.
+    return self.merge(found) if self.merge_stuff else found
 
 
 @functools.partial(jax.jit, static_argnames=('block', 'give_void'))

@@ -108,6 +108,23 @@ class PanopticTask:
       semantic=classes[inverse], instance=new_ids[inverse].astype(np.int32)
     )
 
+  def merge(
+    self, found: types.Segmentation, kept: Sequence[int] = ()
+  ) -> types.Segmentation:
+    """All of a class of stuff gets the smallest of its ids.
+
+    Args:
+      found: with one class for each id.
+      kept: ids that stay apart.
+    """
+    instance = found.instance.copy()
+    free = ~np.isin(instance, kept)
+    for c in np.flatnonzero(~self._is_thing) + 1:
+      same = free & (found.semantic == c)
+      if same.any():
+        instance[same] = instance[same].min()
+    return found._replace(instance=instance)
+
   def segments(
     self, segmentation: types.Segmentation
   ) -> tuple[np.ndarray, tuple[types.Segment, ...]]:

@@ -49,7 +49,7 @@ def test_what_each_method_must_score(rows):
 def test_the_verdict_is_of_one_cell(rows):
   said = completion.verdict(rows, ['x0', 'repaint'])
   assert 'blocks of a quarter of the side' in said
-  pq = {'plain': 0.2, 'nearest': 0.3, 'x0, drawn': 0.25, 'x0, pasted': 0.4}
+  pq = {'plain': 0.2, 'nearest': 0.3, 'x0, drawn': 0.4, 'x0, pasted': 0.5}
   row = {'block': 0.25, 'rate': 0.5, 'pq': pq}
   assert '40.0: above' in completion.verdict([row], ['x0'])
   pq['nearest'] = 0.5

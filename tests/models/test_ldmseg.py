@@ -150,15 +150,15 @@ def test_all_given_and_nothing_given(params, draw):
   assert np.abs(plain - wanted).max() > 0.01
 
 
-def test_what_is_unknown_is_void_to_the_encoder(params):
+def test_what_is_told_and_what_is_held(params):
   known = np.zeros((2, 16, 16), bool)
   known[:, :8] = True
   model = tiny()
   told = {'instance': ids(), 'known': jnp.asarray(known)}
   found = model.known(params, {'given': told})
-  told = {**told, 'instance': jnp.where(known, ids(), 0)}
-  same = model.known(params, {'given': told})
-  np.testing.assert_array_equal(found.x_0, same.x_0)
+  wanted, _ = model.target(params, {'instance': ids()}, None)
+  # Ids that are not held are where `strength` starts.
+  np.testing.assert_array_equal(found.x_0, wanted)
   assert found.mask.shape == (2, 4, 4, 1)
   np.testing.assert_array_equal(found.mask[0, :, 0, 0], [1, 1, 0, 0])
 
