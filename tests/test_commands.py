@@ -235,7 +235,7 @@ class Run:
     self.folder = folder
 
   def __enter__(self):
-    env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+    env = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
     command = (
       *(sys.executable, '-m', 'pix2seqd_jax.run', '--mode', 'train'),
       *('--config', 'configs/pix2seq_d_shapes.py:smoke'),

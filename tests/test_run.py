@@ -32,7 +32,7 @@ run.run()
 
 
 def python(*arguments, **variables):
-  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  env = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
   return subprocess.run(
     [sys.executable, *arguments],
     cwd=REPO,

@@ -17,7 +17,8 @@ sys.path[:0] = [str(pathlib.Path(__file__).parents[i]) for i in (0, 2)]
 _ID, _COUNT, _PORT, _WORKDIR, _STEPS, _PAUSE = sys.argv[1:7]
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
-  f'--xla_force_host_platform_device_count={4 // int(_COUNT)}'
+  f'--xla_force_host_platform_device_count={4 // int(_COUNT)} '
+  '--xla_backend_optimization_level=0'
 )
 
 import jax  # noqa: E402
