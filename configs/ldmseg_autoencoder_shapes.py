@@ -1,7 +1,7 @@
 """LDMSeg's stage 1 on generated scenes: an autoencoder of masks, 2 cores.
 
   python -m pix2seqd_jax.run --config configs/ldmseg_autoencoder_shapes.py \
-    --workdir runs/shapes_autoencoder --mode train
+    --workdir runs/ldmseg_autoencoder --mode train
 
 Variants: `:smoke` (seconds, for tests). Expected: class-agnostic PQ of masks
 that went through the autoencoder; see benchmarks/RESULTS.md.

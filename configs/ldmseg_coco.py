@@ -18,12 +18,12 @@ The released weights of both stages, as a directory that can be evaluated:
 
 and to go on from them, what that command prints as --config.init_from.
 
-Variants, any together: `:paper` (the paper's weight of times, min(1, t / 250),
-for the release's min(1, 2 / SNR)), `:sd_vae` (masks by Stable Diffusion's
-autoencoder), `:complete` (evaluates completion: half of the blocks of 16
-pixels are taken away), `:classes` (segments are named, by the head that
-configs/ldmseg_classifier_coco.py trains, which goes on from the same runs;
-PQ with classes), `:smoke` (seconds, for tests).
+Variants, together but for sd_vae with classes: `:paper` (the paper's weight of
+times, min(1, t / 250), for the release's min(1, 2 / SNR)), `:sd_vae` (masks by
+Stable Diffusion's autoencoder), `:complete` (evaluates completion: half of the
+blocks of 16 pixels are taken away), `:classes` (segments are named, by the
+head that configs/ldmseg_classifier_coco.py trains, which goes on from the same
+runs; PQ with classes), `:smoke` (seconds, for tests).
 
 Class-agnostic PQ on COCO val, theirs: 51.7 (SQ 82.0, RQ 63.0) of the release
 in 50 steps; of the paper 50.0, 50.7 and 50.8 in 10, 20 and 50 steps, with
@@ -48,6 +48,11 @@ CLASSIFIER = 'runs/ldmseg_classifier'
 
 def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
+  if {'sd_vae', 'classes'} <= set(chosen):
+    raise ValueError(
+      'ldmseg_coco: sd_vae and classes do not go together: the head of '
+      'ldmseg_classifier_coco is made for the shallow autoencoder; choose one.'
+    )
   stage_1 = ldmseg_autoencoder_coco.get_config(
     'sd_vae' if 'sd_vae' in chosen else None
   )

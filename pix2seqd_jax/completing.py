@@ -24,6 +24,10 @@ class Completer:
     self.params = params
     self._variants: dict[tuple, build.Experiment] = {}
 
+  def check(self, strength: Any, completion: Any) -> None:
+    """Raises ValueError for settings of sampling that cannot be."""
+    self._variant(strength, completion).sampling_options()
+
   def read(
     self, partial: Any, valid: Any, batch: Any, meta: Any, strength: Any
   ) -> partial_masks.Partial:

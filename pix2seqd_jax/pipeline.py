@@ -169,6 +169,7 @@ class Pipeline:
     _check_samples(num_samples)
     image = as_rgb(image)
     batch, meta = self._batch(image)
+    self._completer.check(strength, completion)
     given = self._completer.read(partial, valid, batch, meta, strength)
     if not given.known.any():
       return self.segment(

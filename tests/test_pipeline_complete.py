@@ -148,7 +148,7 @@ def test_errors(pipe):
   with pytest.raises(ValueError, match='47 segments but this model knows 15'):
     complete(pipe, np.minimum(np.arange(4096), 47).reshape(64, 64))
   with pytest.raises(ValueError, match=r'completion=.*must be one of'):
-    complete(pipe, some(), completion='paint')
+    complete(pipe, 0 * some(), completion='paint')
   with pytest.raises(ValueError, match=r'strength=2.0 must lie in \(0, 1\]'):
     complete(pipe, some(), strength=2.0)
   with pytest.raises(ValueError, match='num_samples=0'):

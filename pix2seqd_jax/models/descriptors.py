@@ -42,7 +42,11 @@ class Nothing:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """CLIP's states of batch['tokens'] [b, n], or of the empty text.
+  """CLIP's states of batch['tokens'] [b, n], or else of the empty text.
+
+  The readers of this library make no tokens yet: it is the empty text there.
+  Weights come by init_from: ('runs/sd15', 'net/text_encoder', 'frozen/clip',
+  'exact') after `python -m pix2seqd_jax.pretrained --from sd15`.
 
   Attributes:
     network: keyword arguments of architectures.clip_text.CLIPText.
