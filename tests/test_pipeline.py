@@ -233,7 +233,7 @@ class Painted:
   """A model and its experiment that read the truth from the colours."""
 
   def __init__(self, experiment):
-    self.categories = experiment.categories
+    self.categories = self.answer_categories = experiment.categories
     self.task = experiment.task
     self.model, self.calls = self, 0
 
