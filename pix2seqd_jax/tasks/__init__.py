@@ -1,5 +1,5 @@
 """What is asked of a Segmentation. Importing the room registers the tasks."""
 
-from pix2seqd_jax.tasks import completion, panoptic, reconstruction
+from pix2seqd_jax.tasks import completion, panoptic, reconstruction, semantic
 
-__all__ = ['completion', 'panoptic', 'reconstruction']
+__all__ = ['completion', 'panoptic', 'reconstruction', 'semantic']

@@ -128,37 +128,8 @@ class PanopticTask:
   def segments(
     self, segmentation: types.Segmentation
   ) -> tuple[np.ndarray, tuple[types.Segment, ...]]:
-    """Names the segments of a refined segmentation 1, 2, ...
-
-    Pixels of one class and one id are a segment, so that a map of classes
-    alone (all ids 0) has one for each class. The score of a segment is the
-    mean of its pixels' scores, None without scores.
-
-    Returns:
-      (ids int32 [h, w] with 0 = void, the segments in the order of their ids).
-    """
-    semantic = np.asarray(segmentation.semantic, np.int64)
-    instance = np.asarray(segmentation.instance, np.int64)
-    span = int(instance.max(initial=0)) + 1
-    pairs = semantic * span + instance
-    pairs[semantic == 0] = 0
-    found, areas, inverse = panoptic_ids.ranks(pairs)
-    first = int(found.size > 0 and found[0] == 0)  # 1 where there is void
-    scores = None
-    if segmentation.score is not None:
-      sums = np.bincount(
-        inverse.ravel(), np.ravel(segmentation.score), len(found)
-      )
-      scores = sums / areas
-    segments = tuple(
-      types.Segment(
-        id=i + 1 - first,
-        category=int(found[i] // span),
-        score=None if scores is None else float(scores[i]),
-      )
-      for i in range(first, len(found))
-    )
-    return (inverse + 1 - first).astype(np.int32), segments
+    """See `name_segments`."""
+    return name_segments(segmentation)
 
   def metrics(
     self, segmentation: types.Segmentation, meta: types.Meta
@@ -204,6 +175,42 @@ class PanopticTask:
         'mean_iou': mean_iou.MeanIoU.empty(self.categories),
       }
     )
+
+
+def name_segments(
+  segmentation: types.Segmentation,
+) -> tuple[np.ndarray, tuple[types.Segment, ...]]:
+  """Names the segments of a refined segmentation 1, 2, ...
+
+  Pixels of one class and one id are a segment, so that a map of classes
+  alone (all ids 0) has one for each class. The score of a segment is the
+  mean of its pixels' scores, None without scores.
+
+  Returns:
+    (ids int32 [h, w] with 0 = void, the segments in the order of their ids).
+  """
+  semantic = np.asarray(segmentation.semantic, np.int64)
+  instance = np.asarray(segmentation.instance, np.int64)
+  span = int(instance.max(initial=0)) + 1
+  pairs = semantic * span + instance
+  pairs[semantic == 0] = 0
+  found, areas, inverse = panoptic_ids.ranks(pairs)
+  first = int(found.size > 0 and found[0] == 0)  # 1 where there is void
+  scores = None
+  if segmentation.score is not None:
+    sums = np.bincount(
+      inverse.ravel(), np.ravel(segmentation.score), len(found)
+    )
+    scores = sums / areas
+  segments = tuple(
+    types.Segment(
+      id=i + 1 - first,
+      category=int(found[i] // span),
+      score=None if scores is None else float(scores[i]),
+    )
+    for i in range(first, len(found))
+  )
+  return (inverse + 1 - first).astype(np.int32), segments
 
 
 def semantic_of(
