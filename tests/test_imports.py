@@ -126,6 +126,7 @@ ALLOWED = {
     'visualize_sampling',
     'data.files',
   ),
+  'films': (),
   'export': ('workdir', 'palettes', 'visualize', 'data.writers'),
   'arguments': ('types', 'registry', 'recipe', 'build', 'data'),
   'convert': ('arguments', 'data'),
