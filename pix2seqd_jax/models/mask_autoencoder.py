@@ -173,23 +173,27 @@ class MaskAutoencoder:
       wanted: ids that are to come out.
       noise: of the latents.
       draws: points of pictures; see mask_losses.PointSampling.draw.
-      draw_fn: points of ids; see mask_losses.mask_loss.
+      draw_fn: points of ids; see mask_losses.point_losses.
     """
     variables = {'params': params['net']['autoencoder']}
     posterior = self.encode(variables, seen)
     logits = self.logits(variables, posterior.sample(noise=noise))
-    ce = mask_losses.cross_entropy(logits, wanted, draws, self.sampling)
-    mask = mask_losses.mask_loss(
-      logits, wanted, draw_fn, self.sampling, self.max_segments or None
+    found = mask_losses.point_losses(
+      logits,
+      wanted,
+      draws,
+      draw_fn,
+      self.sampling,
+      max_segments=self.max_segments or None,
+      ce_weight=self.ce_weight,
+      mask_weight=self.mask_weight,
     )
     kl = jnp.mean(posterior.kl())
-    loss = (
-      self.ce_weight * ce + self.mask_weight * mask.total + self.kl_weight * kl
-    )
+    loss = found.total + self.kl_weight * kl
     scalars = {
-      'ce': ce,
-      'bce': mask.bce,
-      'dice': mask.dice,
+      'ce': found.ce,
+      'bce': found.bce,
+      'dice': found.dice,
       'kl': kl,
       # What stage 2's latent_scale is the inverse of, or near.
       'latent_std': jnp.std(posterior.mean),

@@ -3,7 +3,7 @@
 Points are drawn as in PointRend (https://arxiv.org/abs/1912.08193): some where
 the prediction is least certain, the rest anywhere. No mask of an id is ever
 made, and the gradient of one id or one picture is found before the next one is
-looked at, so that memory is that of the logits.
+looked at, so that memory is that of one array like the logits.
 
 Which points are least certain is said by weights of all candidates, 0 or 1,
 and not by an index: that is faster than sorting, and candidates that tie share
@@ -54,106 +54,175 @@ class PointSampling(NamedTuple):
     }
 
 
-class MaskLoss(NamedTuple):
-  """Sums over masks, divided by their number.
+class PointLosses(NamedTuple):
+  """Of a batch; `total` alone has a gradient, in the logits alone.
 
   Attributes:
-    total: bce + dice; the one that has a gradient.
-    bce: binary cross-entropy, mean over points.
-    dice: 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1).
+    total: ce_weight ce + mask_weight (bce + dice).
+    ce: softmax cross-entropy at points of each picture, void (id 0) left out:
+      the mean over all points of all pictures that lie on an id.
+    bce: binary cross-entropy of each mask, mean over its points, then over
+      masks.
+    dice: 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), mean over masks.
     num_masks: pairs of a picture and an id in it.
   """
 
   total: Float[Array, '']
+  ce: Float[Array, '']
   bce: Float[Array, '']
   dice: Float[Array, '']
   num_masks: Float[Array, '']
 
 
-def cross_entropy(
+def point_losses(
   logits: Float[Array, 'b h w k'],
   ids: Int[Array, 'b H W'],
   draws: Draws,
-  sampling: PointSampling = PointSampling(),
-  temperature: float | int = 1.0,
-) -> Float[Array, '']:
-  """Softmax cross-entropy at points of each picture, void (id 0) left out.
-
-  Args:
-    logits: of each id; any size, placed over the whole picture.
-    ids: 0..k - 1; their value at a point is the nearest pixel's.
-    draws: see PointSampling.draw, [b, ...].
-    sampling: how many of the candidates count.
-    temperature: divides the logits.
-
-  Returns:
-    The mean over all points of all pictures that lie on an id.
-  """
-
-  def summed(plane, rest):
-    ids, draws = rest
-    points = jnp.concatenate([draws['candidates'], draws['fresh']], 0)[None]
-    values = sample_bilinear(plane[None], points)[0]  # [n, k]
-    best = lax.top_k(lax.stop_gradient(values), 2)[0]
-    weights = _weights(best[:, 1] - best[:, 0], draws, sampling)
-    labels = sample_nearest(ids[None], points)[0]
-    log_p = jax.nn.log_softmax(values / temperature)
-    losses = -jnp.take_along_axis(log_p, labels[:, None], -1)[:, 0]
-    weights = jnp.where(labels == 0, 0, weights)
-    return jnp.sum(weights * losses), jnp.sum(weights)
-
-  total, count = scan_sum(summed, logits, (ids, draws))
-  return total / jnp.maximum(lax.stop_gradient(count), 1)
-
-
-def mask_loss(
-  logits: Float[Array, 'b h w k'],
-  ids: Int[Array, 'b H W'],
   draw_fn: Callable[[Array], Draws],
   sampling: PointSampling = PointSampling(),
+  *,
   max_segments: int | None = None,
-) -> MaskLoss:
-  """Binary cross-entropy and Dice of each id of each picture, void left out.
+  ce_weight: float | int = 1.0,
+  mask_weight: float | int = 1.0,
+) -> PointLosses:
+  """Cross-entropy of each picture, and BCE and Dice of each of its ids.
 
   The mask predicted for an id is the sigmoid of its logit. The mask wanted is
   1 at its pixels, 0 at all others (void ones too), and between them its value
-  at a point is interpolated.
+  at a point is interpolated; for the cross-entropy the nearest pixel's id is.
+
+  The gradient is found on the way forward, in one array of the logits' size,
+  to which the pictures and then the ids add one by one: beside it there is
+  never more than the logits of a picture, or of an id.
 
   Args:
     logits: of each id; any size, placed over the whole picture.
     ids: 0..k - 1.
+    draws: points of the pictures; see PointSampling.draw, [b, ...].
     draw_fn: i -> the points of each picture's i-th id, [b, ...].
     sampling: how many of the candidates count.
-    max_segments: of a picture; ids beyond that number count nothing. None
-      allows k - 1.
+    max_segments: of a picture; ids beyond that number count nothing for the
+      masks. None allows k - 1.
+    ce_weight, mask_weight: see PointLosses.total.
 
   Returns:
     The losses.
   """
-  num_slots = min(max_segments or logits.shape[-1] - 1, logits.shape[-1] - 1)
-  slots, is_there = _ids_of(ids, logits.shape[-1], num_slots)
-  planes = jnp.take_along_axis(logits, slots[:, None, None, :], -1)
-  num_masks = jnp.sum(is_there).astype(logits.dtype)
+  most = logits.shape[-1] - 1
+  slots = _ids_of(ids, most + 1, min(max_segments or most, most))
+  given = _Given(ids, draws, draw_fn, sampling, slots, ce_weight, mask_weight)
+  # A function: arrays of its own must not be arguments of a custom_vjp.
+  total, told = _total(functools.partial(_losses, given), logits)
+  return PointLosses(total, *told)
 
-  def summed(plane, rest):
-    slot, there, i = rest
-    draws = draw_fn(i)
+
+class _Given(NamedTuple):
+  """All but the logits."""
+
+  ids: Any
+  draws: Draws
+  draw_fn: Callable[[Array], Draws]
+  sampling: PointSampling
+  slots: tuple[Any, Any]  # ids of a picture, and which of them there are
+  ce_weight: float | int
+  mask_weight: float | int
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _total(losses, logits):
+  """-> (the loss, what PointLosses tells beside it)."""
+  return losses(logits, has_gradient=False)[0]
+
+
+def _losses(given, logits, has_gradient):
+  """-> ((the loss, ...), its gradient in the logits or None)."""
+  ce, count, gradient = _pictures(given, logits, has_gradient)
+  count = jnp.maximum(count, 1)
+  num_masks = jnp.sum(given.slots[1]).astype(logits.dtype)
+  share = given.mask_weight / jnp.maximum(num_masks, 1)
+  if has_gradient:
+    gradient = gradient * (given.ce_weight / count)
+  (bce, dice), gradient = _masks(given, logits, gradient, share)
+  bce, dice = (x / jnp.maximum(num_masks, 1) for x in (bce, dice))
+  ce = ce / count
+  total = given.ce_weight * ce + given.mask_weight * (bce + dice)
+  return (total, (ce, bce, dice, num_masks)), gradient
+
+
+def _pictures(given, logits, has_gradient):
+  """Sums of cross-entropies and of their weights, picture by picture."""
+
+  def of_one(plane, ids, draws):
+    points = jnp.concatenate([draws['candidates'], draws['fresh']], 0)[None]
+    values = sample_bilinear(plane[None], points)[0]  # [n, k]
+    best = lax.top_k(lax.stop_gradient(values), 2)[0]
+    weights = _weights(best[:, 1] - best[:, 0], draws, given.sampling)
+    labels = sample_nearest(ids[None], points)[0]
+    log_p = jax.nn.log_softmax(values)
+    losses = -jnp.take_along_axis(log_p, labels[:, None], -1)[:, 0]
+    weights = jnp.where(labels == 0, 0, weights)
+    return jnp.sum(weights * losses), jnp.sum(weights)
+
+  def step(sums, inputs):
+    found, gradient = _maybe_grad(of_one, has_gradient)(*inputs)
+    return jax.tree.map(jnp.add, sums, found), gradient
+
+  zeros = (jnp.zeros((), logits.dtype),) * 2
+  inputs = (logits, given.ids, given.draws)
+  (loss, count), gradient = lax.scan(step, zeros, inputs)
+  return loss, count, gradient
+
+
+def _masks(given, logits, gradient, share):
+  """Sums of BCE and Dice, id by id; `share` of their gradient is added."""
+
+  def of_one(plane, slot, there, draws):
     points = jnp.concatenate([draws['candidates'], draws['fresh']], 1)
     values = sample_bilinear(plane[..., None], points)[..., 0]  # [b, n]
-    weights = _weights(-jnp.abs(lax.stop_gradient(values)), draws, sampling)
-    wanted = _soft_targets(ids, slot, points).astype(values.dtype)
-    bce = _mean_bce(values, wanted, weights, sampling.num_points)
+    certainty = jnp.abs(lax.stop_gradient(values))
+    weights = _weights(-certainty, draws, given.sampling)
+    wanted = _soft_targets(given.ids, slot, points).astype(values.dtype)
+    bce = _mean_bce(values, wanted, weights, given.sampling.num_points)
     dice = _dice(values, wanted, weights)
     bce, dice = (jnp.sum(jnp.where(there, x, 0)) for x in (bce, dice))
     return bce + dice, (bce, dice)
 
-  total, (bce, dice) = scan_sum(
-    summed,
-    jnp.moveaxis(planes, -1, 0),
-    (slots.T, is_there.T, jnp.arange(num_slots)),
-  )
-  count = jnp.maximum(num_masks, 1)
-  return MaskLoss(total / count, bce / count, dice / count, num_masks)
+  rows = jnp.arange(len(logits))
+
+  def step(carry, inputs):
+    sums, gradient = carry
+    slot, there, i = inputs
+    plane = jax.vmap(lambda x, s: x[..., s])(logits, slot)
+    (_, found), slope = _maybe_grad(of_one, gradient is not None)(
+      plane, slot, there, given.draw_fn(i)
+    )
+    if gradient is not None:
+      gradient = gradient.at[rows, :, :, slot].add(share * slope)
+    return (jax.tree.map(jnp.add, sums, found), gradient), None
+
+  slots, is_there = given.slots
+  zeros = (jnp.zeros((), logits.dtype),) * 2
+  inputs = (slots.T, is_there.T, jnp.arange(slots.shape[1]))
+  return lax.scan(step, (zeros, gradient), inputs)[0]
+
+
+def _maybe_grad(fn, has_gradient):
+  """fn -> (fn's, its gradient in the first argument or None)."""
+  if has_gradient:
+    return jax.value_and_grad(fn, has_aux=True)
+  return lambda *args: (fn(*args), None)
+
+
+def _forward(losses, logits):
+  return losses(logits, has_gradient=True)
+
+
+def _backward(losses, gradient, cotangents):
+  del losses
+  return (cotangents[0] * gradient,)
+
+
+_total.defvjp(_forward, _backward)
 
 
 def _mean_bce(logits, wanted, weights, num_points):
@@ -273,45 +342,3 @@ def _flat_index(x, y, h, w):
   column = jnp.clip(x, 0, w - 1).astype(jnp.int32)
   row = jnp.clip(y, 0, h - 1).astype(jnp.int32)
   return row * w + column, is_inside
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def scan_sum(
-  fn: Callable[[Any, Any], tuple[Array, Any]], xs: Array, rest: Any
-) -> tuple[Array, Any]:
-  """The sum over i of fn(xs[i], rest[i]), pairs of a loss and what to report.
-
-  Only the loss has a gradient, and only with respect to `xs`; it is found on
-  the way forward, so that nothing else of an iteration is kept.
-  """
-
-  def step(total, inputs):
-    return jax.tree.map(jnp.add, total, fn(*inputs)), None
-
-  return _scan(fn, step, xs, rest)[0]
-
-
-def _forward(fn, xs, rest):
-  """-> (the sums, the gradients)."""
-
-  def step(total, inputs):
-    found, gradient = jax.value_and_grad(fn, has_aux=True)(*inputs)
-    return jax.tree.map(jnp.add, total, found), gradient
-
-  return _scan(fn, step, xs, rest)
-
-
-def _backward(fn, gradients, cotangents):
-  del fn
-  return cotangents[0] * gradients, None
-
-
-def _scan(fn, step, xs, rest):
-  first = jax.tree.map(lambda leaf: leaf[0], (xs, rest))
-  zeros = jax.tree.map(
-    lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(fn, *first)
-  )
-  return lax.scan(step, zeros, (xs, rest))
-
-
-scan_sum.defvjp(_forward, _backward)

@@ -75,38 +75,52 @@ def test_the_originals_losses_and_gradient(theirs, dtype):
     ids, pictures, draw_fn = oracle_inputs(z, dtype)
 
     def total(logits):
-      ce = mask_losses.cross_entropy(logits, ids, pictures, SMALL)
-      mask = mask_losses.mask_loss(logits, ids, draw_fn, SMALL)
-      return ce + mask.total, (ce, mask)
+      found = mask_losses.point_losses(logits, ids, pictures, draw_fn, SMALL)
+      return found.total, found
 
-    gradient, (ce, mask) = jax.jit(jax.grad(total, has_aux=True))(logits)
+    gradient, found = jax.jit(jax.grad(total, has_aux=True))(logits)
     for key, ours, bound in (
-      ('ce', ce, 1e-6),
-      ('mask', mask.total, 1e-6),
-      ('mask_terms/bce', mask.bce, 1e-6),
-      ('mask_terms/dice', mask.dice, 1e-6),
-      ('mask_terms/num_masks', mask.num_masks, 0),
+      ('ce', found.ce, 1e-6),
+      ('mask', found.total - found.ce, 1e-6),
+      ('mask_terms/bce', found.bce, 1e-6),
+      ('mask_terms/dice', found.dice, 1e-6),
+      ('mask_terms/num_masks', found.num_masks, 0),
       ('grad_logits', np.moveaxis(gradient, -1, 1), 1e-5),
     ):
       parity.check(f'ldmseg_ae/{dtype}', key, ours, z[key], bound=bound)
 
 
 def test_the_gradient_is_that_of_the_value():
-  """scan_sum against plain differentiation."""
-  xs = jax.random.normal(jax.random.key(0), (3, 5))
-  rest = jnp.arange(3)
+  """The custom gradient against differences, of each weight by itself."""
+  logits = jax.random.normal(jax.random.key(0), (2, 8, 8, 9))
+  way = jax.random.normal(jax.random.key(1), logits.shape)
+  # All points count: which are least certain jumps.
+  sampling = PointSampling(60, 0)
+  keys = jax.random.split(jax.random.key(2), 9)
 
-  def fn(x, i):
-    return jnp.sum(jnp.sin(x) * (i + 1)), jnp.sum(x)
+  @functools.partial(jax.jit, static_argnums=1)
+  @jax.value_and_grad
+  def loss(logits, weights):
+    def draw(i):
+      return sampling.draw(keys[i], 2, logits.dtype)
 
-  ours = jax.grad(lambda x: 2 * mask_losses.scan_sum(fn, x, rest)[0])(xs)
-  plain = jax.grad(lambda x: 2 * sum(fn(x[i], i)[0] for i in range(3)))(xs)
-  np.testing.assert_allclose(ours, plain, rtol=1e-6)
-  total, told = mask_losses.scan_sum(fn, xs, rest)
-  np.testing.assert_allclose(told, xs.sum(), rtol=1e-6)
-  np.testing.assert_allclose(
-    total, sum(fn(xs[i], i)[0] for i in range(3)), rtol=1e-6
-  )
+    return mask_losses.point_losses(
+      logits,
+      stripes(),
+      draw(8),
+      draw,
+      sampling,
+      ce_weight=weights[0],
+      mask_weight=weights[1],
+    ).total
+
+  with jax.enable_x64():
+    logits, way = logits.astype('float64'), way.astype('float64')
+    for weights in ((2.0, 0), (0, 3), (2, 3)):
+      _, gradient = loss(logits, weights)
+      above, below = (loss(logits + d * way, weights)[0] for d in (1e-5, -1e-5))
+      slope = jnp.sum(gradient * way)
+      np.testing.assert_allclose(slope, (above - below) / 2e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize('k', [0, 1, 3, 7, 20, 25])
@@ -141,7 +155,7 @@ def test_numbers_of_points():
 
 @functools.partial(jax.jit, static_argnames='max_segments')
 def losses(logits, ids, max_segments=None):
-  """((ce, mask loss), gradient of their sum)."""
+  """(the losses, the gradient of their sum)."""
   sampling = PointSampling(200)
   keys = jax.random.split(jax.random.key(0), 20)
   draws = sampling.draw(keys[0], len(ids), jnp.float32)
@@ -150,9 +164,10 @@ def losses(logits, ids, max_segments=None):
     return sampling.draw(keys[i], len(ids), jnp.float32)
 
   def total(logits):
-    ce = mask_losses.cross_entropy(logits, ids, draws, sampling)
-    mask = mask_losses.mask_loss(logits, ids, draw_fn, sampling, max_segments)
-    return ce + mask.total, (ce, mask)
+    found = mask_losses.point_losses(
+      logits, ids, draws, draw_fn, sampling, max_segments=max_segments
+    )
+    return found.total, found
 
   gradient, found = jax.grad(total, has_aux=True)(logits)
   return found, gradient
@@ -166,28 +181,28 @@ def stripes():
 def test_the_truth_has_no_loss():
   ids = stripes()
   logits = 100.0 * (2 * jax.nn.one_hot(ids, 9) - 1)
-  (ce, mask), _ = losses(logits, ids)
-  assert ce < 1
-  assert mask.num_masks == 14
+  found, _ = losses(logits, ids)
+  assert found.ce < 1
+  assert found.num_masks == 14
   # At borders both are interpolated, yet a sigmoid is not linear.
-  assert mask.dice < 0.3
+  assert found.dice < 0.3
   wrong, _ = losses(jnp.roll(logits, 1, -1), ids)
-  assert wrong[0] > 50 and wrong[1].dice > 0.5
+  assert wrong.ce > 50 and wrong.dice > 0.5
 
 
 def test_void_and_nothing_but_void():
   logits = jax.random.normal(jax.random.key(0), (2, 16, 16, 9))
-  (ce, mask), gradient = losses(logits, jnp.zeros_like(stripes()))
-  assert ce == mask.total == mask.num_masks == 0
+  found, gradient = losses(logits, jnp.zeros_like(stripes()))
+  assert found.total == found.ce == found.num_masks == 0
   assert not gradient.any()
 
 
 def test_ids_beyond_max_segments_do_not_count():
   logits = jax.random.normal(jax.random.key(0), (2, 16, 16, 9))
-  (_, mask), _ = losses(logits, stripes())
-  (_, few), _ = losses(logits, stripes(), max_segments=3)
+  mask, _ = losses(logits, stripes())
+  few, _ = losses(logits, stripes(), max_segments=3)
   assert few.num_masks == 6 and mask.num_masks == 14
   least = jnp.where(stripes() > 3, 0, stripes())
-  (_, same), _ = losses(logits, least, max_segments=3)
+  same, _ = losses(logits, least, max_segments=3)
   # Each slot has its own points, so the first three are those of before.
   np.testing.assert_allclose(few.bce, same.bce, rtol=1e-6)
