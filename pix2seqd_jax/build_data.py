@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -94,6 +94,9 @@ class DataParts:
         kwargs = {'size': data['image_size'], **kwargs}
       if name in _RESIZING:
         kwargs = {'backend': data['backend'], **kwargs}
+      if name == 'paint':
+        told = self.config['model'].get('anchors', {})
+        kwargs = {'num_classes': data['num_classes'], **told, **kwargs}
       pairs.append((name, kwargs))
     return tuple(pairs)
 
@@ -228,14 +231,22 @@ class DataParts:
       for key, (shape, dtype) in shapes.items()
     }
 
-  def single(self, example: Mapping[str, Any]) -> tuple[Batch, Meta]:
-    """One picture through the eval transforms: (device inputs, its meta)."""
+  def single(
+    self, example: Mapping[str, Any], given: Sequence[str] = ()
+  ) -> tuple[Batch, Meta]:
+    """One picture through the eval transforms: (device inputs, its meta).
+
+    `given` names labels that are inputs; see types.inputs_only.
+    """
     batch = next(
       data_pipeline.eval_batches(
         [example], self.transform('eval', cached=False), batch_size=1
       )
     )
-    return sharding.device_part(_inputs(batch)), batch['meta'][0]
+    inputs = _inputs(batch)
+    if given:
+      inputs['given'] = {k: batch[k] for k in given}
+    return sharding.device_part(inputs), batch['meta'][0]
 
   def check_transforms(self, split: str) -> None:
     """Sends a blank picture through the transforms of a split.
@@ -252,7 +263,9 @@ class DataParts:
       'index': 0,
       'file': f'a blank picture for data.{split}_transforms',
     }
-    made = self.transform(split)(blank, np.random.default_rng(0))
+    transform = self.transform(split)
+    _check_swaps(self.transform_pairs(split), data['num_classes'])
+    made = transform(blank, np.random.default_rng(0))
     for key, wanted in (('image', size), ('valid', size)):
       if key not in made or made[key].shape[:2] != wanted:
         raise ValueError(
@@ -260,6 +273,17 @@ class DataParts:
           f'{made[key].shape if key in made else None} but data.image_size='
           f"{size}; end them with ('pad', {{}})."
         )
+
+
+def _check_swaps(pairs, num_classes):
+  """Raises ValueError for a swap of a flip of classes that do not exist."""
+  for _, kwargs in pairs:
+    last = max((n for pair in kwargs.get('swap', ()) for n in pair), default=0)
+    if last > num_classes:
+      raise ValueError(
+        f'data.train_transforms: the swap of random_flip names class {last}, '
+        f'but data.num_classes={num_classes}; classes are numbered from 1.'
+      )
 
 
 def _whole(x) -> np.ndarray:

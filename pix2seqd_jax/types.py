@@ -28,7 +28,7 @@ Meta = Mapping[str, Any]
 Array = Any
 
 # The keys of a batch that hold the truth. They are taken away before sampling.
-LABELS = ('semantic', 'instance', 'bits')
+LABELS = ('semantic', 'instance', 'bits', 'colors')
 # Kept on the host: never sent to a device.
 HOST_KEYS = ('meta',)
 

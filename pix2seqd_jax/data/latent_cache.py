@@ -21,7 +21,7 @@ _FORMAT = 1
 # Of one picture they make one picture, or with a flip two.
 _CERTAIN = ('resize_to_fit', 'pad', 'random_flip')
 # They change no picture.
-_OF_MASKS = ('drop_small',)
+_OF_MASKS = ('drop_small', 'paint')
 
 
 def flip_chances(split, pairs):

@@ -17,7 +17,7 @@ LOADERS = ('grain', 'tf_data')
 # What a training batch holds, where the transforms made it.
 _ARRAYS = (
   *('image', 'valid', 'semantic', 'instance', 'bits', 'index', 'color'),
-  'image_latent',
+  *('image_latent', 'colors'),
 )
 
 

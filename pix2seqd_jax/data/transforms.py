@@ -12,10 +12,11 @@ import numpy as np
 
 from pix2seqd_jax.data import color
 from pix2seqd_jax.data.bad_examples import ExampleError, is_fault
+from pix2seqd_jax.data.flips import RandomFlip
 from pix2seqd_jax.data.labels import Labels
+from pix2seqd_jax.data.painting import Paint
 from pix2seqd_jax.data.resize import (
   check_backend,
-  flip,
   jittered_size,
   resize_image,
   size_that_fits,
@@ -38,6 +39,12 @@ def _check_size(transform):
 _WHOLE = (slice(None), slice(None))
 
 
+def cut(example, part):
+  """An example of which a window is left, two slices."""
+  keys = [k for k in ('image', 'ids', 'colors') if k in example]
+  return example | {key: example[key][part] for key in keys}
+
+
 def _resized(example, size, how, window=_WHOLE, mirror=False):
   """Resized to `size`, of which only the window is made, or its mirror."""
   image = resize_image(
@@ -49,7 +56,12 @@ def _resized(example, size, how, window=_WHOLE, mirror=False):
     backend=how.backend,
   )
   ids = resize_nearest(example['ids'], size, window)
-  return example | {'image': image, 'ids': ids[:, ::-1] if mirror else ids}
+  made = {'image': image, 'ids': ids[:, ::-1] if mirror else ids}
+  if 'colors' in example:
+    made['colors'] = resize_image(
+      example['colors'], size, window=window, mirror=mirror
+    )
+  return example | made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,35 +123,22 @@ class FixedSizeCrop:
     return np.s_[top : top + self.size[0], left : left + self.size[1]]
 
   def __call__(self, example, rng):
-    part = self.draw(example['ids'].shape, rng)
-    return example | {
-      'image': example['image'][part],
-      'ids': example['ids'][part],
-    }
+    return cut(example, self.draw(example['ids'].shape, rng))
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomFlip:
-  """Mirrors left and right, picture and ids together; adds `flipped`."""
+class SquareCrop:
+  """Cuts out a square of the shorter side, at a random place along the longer.
 
-  chance: float = 0.5
-
-  def __post_init__(self):
-    if not 0 <= self.chance <= 1:
-      raise ValueError(f'random_flip: chance={self.chance} must lie in [0, 1].')
-
-  def draw(self, rng):
-    """Whether to mirror; the original does at the upper end of the draw."""
-    return not rng.random() < 1 - self.chance
+  SemFlow's (arXiv 2405.20282, its release) before the resize.
+  """
 
   def __call__(self, example, rng):
-    if not self.draw(rng):
-      return example
-    return example | {
-      'image': flip(example['image']),
-      'ids': example['ids'][:, ::-1],
-      'flipped': True,  # for data.latents
-    }
+    h, w = example['ids'].shape
+    side = min(h, w)
+    first = int(rng.integers(max(h, w) - side + 1))
+    top, left = (first, 0) if h > w else (0, first)
+    return cut(example, np.s_[top : top + side, left : left + side])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +157,8 @@ class _Geometry:
     size = self.jitter.draw(example['ids'].shape, rng)
     window = self.crop.draw(size, rng)
     mirror = self.flip is not None and self.flip.draw(rng)
+    if mirror:
+      example = self.flip.swapped(example)
     return _resized(example, size, self.jitter, window, mirror)
 
 
@@ -260,25 +261,29 @@ class Pad:
       )
     if (h, w) == self.size:
       return example | {'valid': np.ones(self.size, bool), 'unpadded': (h, w)}
-    image = example['image']
-    padded = np.full((*self.size, image.shape[-1]), self.fill, image.dtype)
-    padded[:h, :w] = image
-    ids = np.zeros(self.size, np.int32)
-    ids[:h, :w] = example['ids']
-    valid = np.zeros(self.size, bool)
-    valid[:h, :w] = True
-    return example | {
-      'image': padded,
-      'ids': ids,
-      'valid': valid,
+    made = {
+      'image': self._padded(example['image'], self.fill),
+      'ids': self._padded(example['ids'].astype(np.int32), 0),
+      'valid': self._padded(np.ones((h, w), bool), False),
       'unpadded': (h, w),
     }
+    if 'colors' in example:
+      made['colors'] = self._padded(example['colors'], 255)  # void is white
+    return example | made
+
+  def _padded(self, part, fill):
+    h, w = part.shape[:2]
+    padded = np.full((*self.size, *part.shape[2:]), fill, part.dtype)
+    padded[:h, :w] = part
+    return padded
 
 
 TRANSFORMS = {
   'scale_jitter': ScaleJitter,
   'fixed_size_crop': FixedSizeCrop,
+  'square_crop': SquareCrop,
   'random_flip': RandomFlip,
+  'paint': Paint,
   'color_jitter': ColorJitter,
   'resize_to_fit': ResizeToFit,
   'drop_small': DropSmall,
@@ -377,3 +382,11 @@ def _check_order(built):
           'the finished picture; put scale_jitter, fixed_size_crop and '
           'resize_to_fit before it, and have it once.'
         )
+    if isinstance(transform, Paint):
+      for later in built[i + 1 :]:
+        if isinstance(later, DropSmall) or getattr(later, 'swap', ()):
+          raise ValueError(
+            "data.transforms: 'paint' makes colours of classes, but drop_small "
+            'or the swap of random_flip behind it changes classes; put it '
+            'behind them.'
+          )
