@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 CONFIDENCES = ('max', 'margin', 'none')
+# Logits that are made at once at the original size: 64 MiB in float32.
+_STRIP = 1 << 24
 
 
 class Thresholds(NamedTuple):
@@ -66,14 +68,23 @@ class Read(NamedTuple):
 
 
 def resize_bilinear(
-  x: Float[np.ndarray, 'h w k'], size: tuple[int, int]
+  x: Float[np.ndarray, 'h w k'],
+  size: tuple[int, int],
+  rows: slice = slice(None),
 ) -> Float[np.ndarray, 'H W k']:
-  """Pixel centres at (i + 1/2) / size, borders repeated, no antialiasing."""
-  for axis, length in enumerate(size):
+  """Pixel centres at (i + 1/2) / size, borders repeated, no antialiasing.
+
+  Args:
+    x: any map.
+    size: (height, width) of the result.
+    rows: of the result, which alone are made.
+  """
+  for axis, (length, part) in enumerate(zip(size, (rows, slice(None)))):
     if x.shape[axis] == length:
+      x = x[part] if axis == 0 else x
       continue
     old = x.shape[axis]
-    at = (np.arange(length) + 0.5) * (old / length) - 0.5
+    at = (np.arange(length)[part] + 0.5) * (old / length) - 0.5
     at = np.clip(at, 0, old - 1)
     low = np.minimum(at.astype(np.int64), max(old - 2, 0))
     share = (at - low).astype(x.dtype)
@@ -108,16 +119,38 @@ def segments_of(
   if padded is not None:
     height, width = unpadded or padded
     logits = resize_bilinear(logits, padded)[:height, :width]
-  logits = resize_bilinear(logits, size)
+  parts = [
+    _read(resize_bilinear(logits, size, rows), thresholds)
+    for rows in _strips(size, logits.shape[-1])
+  ]
+  ids, score = (np.concatenate(list(p)) for p in list(zip(*parts))[:2])
+  reached = sum(p[2] for p in parts)
+  areas = np.bincount(ids.ravel(), minlength=len(reached))
+  kept = (areas >= thresholds.min_pixels) & (
+    areas >= thresholds.overlap * reached
+  )
+  names = np.where(kept, np.arange(len(kept)), 0)
+  return Read(names[ids].astype(np.int32), score.astype(np.float32))
+
+
+def _strips(size, num_ids):
+  """Rows that are looked at together: a large picture's logits are many."""
+  height, width = size
+  count = max(1, _STRIP // (width * num_ids))
+  return [slice(i, min(i + count, height)) for i in range(0, height, count)]
+
+
+def _read(logits, thresholds):
+  """-> (ids, scores, pixels where each id's own logit reaches the mask)."""
   ids = np.argmax(logits, -1)
   score = _confidence(logits, ids, thresholds.confidence)
   if thresholds.confidence != 'none':
     ids = np.where(score < thresholds.mask, 0, ids)
-  found, areas = np.unique(ids, return_counts=True)
-  for name, area in zip(found.tolist(), areas.tolist(), strict=True):
-    if name and not _is_kept(logits[..., name], area, thresholds):
-      ids[ids == name] = 0
-  return Read(ids.astype(np.int32), score.astype(np.float32))
+  if thresholds.overlap_of == 'sigmoid':
+    with np.errstate(over='ignore'):
+      logits = 1 / (1 + np.exp(-logits))
+  reached = np.count_nonzero(logits >= thresholds.mask, axis=(0, 1))
+  return ids, score, reached
 
 
 def _confidence(logits, ids, kind):
@@ -128,13 +161,3 @@ def _confidence(logits, ids, kind):
   others = logits.copy()
   np.put_along_axis(others, ids[..., None], -np.inf, -1)
   return (1 - np.exp(others.max(-1) - largest[..., 0])) / total
-
-
-def _is_kept(logits, area, thresholds):
-  if area < thresholds.min_pixels:
-    return False
-  if thresholds.overlap_of == 'sigmoid':
-    with np.errstate(over='ignore'):
-      logits = 1 / (1 + np.exp(-logits))
-  reached = np.count_nonzero(logits >= thresholds.mask)
-  return area >= thresholds.overlap * reached

@@ -102,6 +102,21 @@ def test_padding_goes_first():
   np.testing.assert_array_equal(whole.ids, half.ids)
 
 
+def test_strips_of_rows_change_nothing(monkeypatch):
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(6, 7, 5)).astype(np.float32)
+  thresholds = Thresholds(mask=0.3, overlap=0.2, min_pixels=3)
+
+  def read():
+    return mask_logits.segments_of(logits, (23, 15), thresholds)
+
+  whole = read()
+  monkeypatch.setattr(mask_logits, '_STRIP', 4 * 15 * 5)  # 4 rows
+  strips = read()
+  np.testing.assert_array_equal(whole.ids, strips.ids)
+  np.testing.assert_array_equal(whole.score, strips.score)
+
+
 @pytest.mark.parametrize(
   'fields, words',
   [
