@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import warnings
 
 import jax
 import ml_collections
@@ -115,6 +116,7 @@ def start(
   new = state.create_state(
     experiment.model, experiment.optimizer, k_init, *experiment.state_args
   )
+  _warn_of_random(new.params['frozen'], experiment.init_from)
   if not experiment.init_from:
     return new, ''
   for folder, _, target, rule in experiment.init_from:
@@ -122,6 +124,24 @@ def start(
     _check_origin(experiment, folder, target)
   params, report = weights.init_from(new.params, experiment.init_from)
   return state.with_params(new, params), report
+
+
+def _warn_of_random(frozen, entries):
+  """Frozen parts that nothing trains and nothing fills."""
+  targets = [target.split('/') for _, _, target, _ in entries]
+  random = [
+    f'frozen/{name}'
+    for name in frozen
+    if not any(
+      t == [''] or t[:2] in (['frozen'], ['frozen', name]) for t in targets
+    )
+  ]
+  if random and jax.process_index() == 0:
+    warnings.warn(
+      f'{", ".join(random)}: frozen at random values, for config.init_from '
+      'fills them from no run; name one there, unless this is a test.',
+      stacklevel=2,
+    )
 
 
 def _check_growth(experiment, folder, rule):

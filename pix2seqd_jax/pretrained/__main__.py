@@ -374,6 +374,11 @@ def _run(args, overrides) -> list[str]:
     raise ValueError(f'--cast and --key do not go with --from {args.source}.')
   if args.source in sources.SOURCES:
     config = None
+    if args.categories and not args.config:
+      raise ValueError(
+        f'--categories={args.categories} goes with --config RECIPE, whose '
+        'work directory they are of; parts by themselves have no classes.'
+      )
     if args.config:
       config = arguments.load_config(args.config, overrides)
     return convert_parts(

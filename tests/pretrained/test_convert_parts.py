@@ -172,6 +172,10 @@ def test_averaged_weights_or_raw(tmp_path):
       ('--from', 'pix2seq-tf', '--cast', 'keep', '--dry-run'),
       '--cast and --key do not go with',
     ),
+    (
+      ('--from', 'sd15', '--categories', 'c.json', '--dry-run'),
+      '--categories=c.json goes with --config',
+    ),
   ],
 )
 def test_refused(checkpoint, tmp_path, monkeypatch, arguments, words):
