@@ -6,8 +6,10 @@
 Latents of 16 x 16 x 4, the places of configs/ldmseg_autoencoder_shapes.py.
 `latent_std` of the log is what LDMSeg's model.image_scale is the inverse of.
 
-Variants: `:smoke` (seconds, for tests). Expected: PSNR of pictures that went
-through it, whose noise alone bounds it at 30.5 dB; see benchmarks/RESULTS.md.
+Variants: `:masks` (half of what it sees are painted label maps: the one
+autoencoder of SemFlow, configs/semflow_shapes.py), `:smoke` (seconds, for
+tests). Expected: PSNR of pictures that went through it, whose noise alone
+bounds it at 30.5 dB; see benchmarks/RESULTS.md.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +17,7 @@ from ml_collections import ConfigDict
 from configs import common, pix2seq_d_shapes
 from pix2seqd_jax import recipe
 
-VARIANTS = ('smoke',)
+VARIANTS = ('masks', 'smoke')
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -41,6 +43,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'dtype': 'float32',
     }
   )
+  if 'masks' in chosen:
+    _paint(config)
   config.task = ConfigDict({'name': 'reconstruction'})
   config.sample = ConfigDict(
     {'steps': 1, 'td': 0.0, 'stepper': 'ddim', 'stepper_args': {}, 'seed': 0}
@@ -68,6 +72,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.init_from = ()
   config = recipe.complete(config)
   return smoke(config) if 'smoke' in chosen else config
+
+
+def _paint(config):
+  """For SemFlow. Anchors far apart: a small autoencoder blurs; 2 levels of 3
+  channels are 8 colours, enough for 7 classes beside white, which is void."""
+  config.data.update({'mask_size': config.data.image_size, 'batch_size': 16})
+  config.model.network.block_out_channels = (16, 32, 64)
+  config.model.masks = {
+    'share': 0.5,
+    'anchors': {'levels': 2, 'spacing': 250},
+    'perturbation': 25.0,
+  }
 
 
 def smoke(config: ConfigDict) -> ConfigDict:

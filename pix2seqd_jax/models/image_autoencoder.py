@@ -5,7 +5,8 @@ Models", https://arxiv.org/abs/2112.10752, section 3.1 and appendix G: a
 variational autoencoder whose divergence hardly counts. Theirs is also trained
 against a discriminator; this one is not, which blurs what it cannot know. The
 network and the names of its parameters are Stable Diffusion's, so that its
-weights start a run (config.init_from) or take its place.
+weights start a run (config.init_from) or take its place. SemFlow's masks are
+pictures too: with `masks` it learns to bring back both.
 """
 
 import dataclasses
@@ -18,12 +19,14 @@ import numpy as np
 
 from pix2seqd_jax import hints
 from pix2seqd_jax.architectures import lpips_vgg, sd_vae
+from pix2seqd_jax.encoding import anchors
 from pix2seqd_jax.registry import MODELS, did_you_mean
 from pix2seqd_jax.types import Aux, Segmentation
 
 # The error of a value in [-1, 1].
 LOSSES = {'l1': jnp.abs, 'l2': jnp.square}
 _SET_BY_MODEL = ('in_channels', 'out_channels', 'dtype', 'parent', 'name')
+_OF_MASKS = ('share', 'anchors', 'perturbation')
 
 
 def pictures(batch: Mapping[str, Any]) -> jax.Array:
@@ -48,7 +51,9 @@ class ImageAutoencoder:
   """The autoencoder with its loss; the network is architectures.sd_vae.SDVAE.
 
   Attributes:
-    num_classes, max_instances, mask_size: unused: masks have no part in it.
+    num_classes: without void; of masks.
+    max_instances: unused.
+    mask_size: as image_size where there are masks; else unused.
     image_size: (h, w) of the padded picture; divisible by the network's factor.
     network: keyword arguments of sd_vae.SDVAE.
     loss: 'l1' or 'l2' of values in [-1, 1].
@@ -57,6 +62,10 @@ class ImageAutoencoder:
     lpips_weight: of LPIPS (0: there is none). Its weights are
       params['frozen']['lpips'], drawn at random unless config.init_from brings
       trained ones.
+    masks: empty, or what to put in the place of the first pictures of a batch
+      in training: painted label maps, `share` of the batch, in the colours of
+      `anchors` (levels, spacing), moved at random by at most `perturbation`
+      levels of 0 .. 255 (default 0); as SemFlow has them.
     dtype: of the network's arithmetic; parameters stay float32.
   """
 
@@ -68,6 +77,7 @@ class ImageAutoencoder:
   loss: str = 'l1'
   kl_weight: float | int = 1e-6
   lpips_weight: float | int = 0.0
+  masks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   dtype: str = 'float32'
 
   def __post_init__(self):
@@ -93,6 +103,44 @@ class ImageAutoencoder:
         f'model.network.parts={self.net.parts} must be {sd_vae.PARTS}: both '
         'halves are trained.'
       )
+    if self.masks:
+      self._check_masks()
+
+  def _check_masks(self):
+    for key in self.masks:
+      if key not in _OF_MASKS:
+        raise ValueError(
+          f'model.masks.{key} is unknown.{did_you_mean(key, _OF_MASKS)} '
+          f'Known: {", ".join(_OF_MASKS)}.'
+        )
+    hints.check_arguments(
+      'model.masks.anchors',
+      anchors.Anchors,
+      self.masks.get('anchors', {}),
+      skip=('num_classes',),
+    )
+    share = self.masks.get('share', 0)
+    if not 0 < share <= 1:
+      raise ValueError(
+        f'model.masks.share={share} must be above 0, at most 1; empty '
+        'model.masks trains on pictures alone.'
+      )
+    if tuple(self.mask_size) != tuple(self.image_size):
+      raise ValueError(
+        f'data.mask_size={self.mask_size} must be data.image_size='
+        f'{self.image_size}: with model.masks they are encoded as pictures.'
+      )
+    width = self.masks.get('perturbation', 0)
+    if not 0 <= width < self.palette.spacing / 2:
+      raise ValueError(
+        f'model.masks.perturbation={width} must be 0 or more and below '
+        f'{self.palette.spacing / 2}, half of the spacing of anchors.'
+      )
+
+  @property
+  def palette(self) -> anchors.Anchors:
+    """The colours of masks."""
+    return anchors.Anchors(self.num_classes, **self.masks.get('anchors', {}))
 
   @property
   def net(self):
@@ -120,9 +168,30 @@ class ImageAutoencoder:
 
   def loss_fn(self, params, batch, rng):
     """The training loss of a batch: (scalar, Aux(scalars, stats))."""
+    if self.masks:
+      rng, k_masks = jax.random.split(rng)
+      batch = self.with_masks(batch, k_masks)
     sides = [side // self.net.factor for side in self.image_size]
     shape = (len(batch['image']), *sides, self.net.latent_channels)
     return self.loss_at(params, batch, jax.random.normal(rng, shape))
+
+  def with_masks(self, batch, rng):
+    """The batch with painted masks in the place of its first pictures."""
+    count = int(self.masks['share'] * len(batch['image']))
+    colors = batch.get('colors')  # painted on the host
+    if colors is None:
+      colors = self.palette.paint(batch['semantic'])
+    shape = (count, *colors.shape[1:])
+    width = self.masks.get('perturbation', 0) / anchors.HALF
+    moves = jax.random.uniform(rng, shape, minval=-width, maxval=width)
+    painted = anchors.signed(colors[:count]) + moves
+    kept = {k: batch[k][count:] for k in ('image', 'valid')}
+    return batch | {
+      'image': jnp.concatenate([(painted + 1) / 2, (pictures(kept) + 1) / 2]),
+      'valid': jnp.concatenate(
+        [jnp.ones(shape[:-1], bool), jnp.asarray(kept['valid'])]
+      ),
+    }
 
   def loss_at(self, params, batch, noise):
     """The loss at given noise of the latents [b, h, w, c].
