@@ -2,24 +2,23 @@
 
 from ml_collections import ConfigDict
 
-from configs import ldmseg_common
+from configs import common, ldmseg_common
 
 VARIANTS = ('dsm', 'reflow', 'one_step', 'smoke')
-
-
-def anchors(levels: int = 6, spacing: int = 50) -> dict:
-  """k and s of the paper; k^3 colours must be enough for the classes."""
-  return {'levels': levels, 'spacing': spacing}
+# Of the recipes that start from Stable Diffusion.
+RELEASE_VARIANTS = ('colors', *VARIANTS)
+STABLE_DIFFUSION = 'runs/sd15'
+PROMPT = 'runs/null_prompt'
 
 
 def model(unet: dict, image_autoencoder: dict, **changes) -> ConfigDict:
-  """SemFlow as the release trains it."""
+  """SemFlow with the release's numbers."""
   config = ConfigDict(
     {
       'name': 'semflow',
       'unet': unet,
       'image_autoencoder': image_autoencoder,
-      'anchors': anchors(),
+      'anchors': {'levels': 6, 'spacing': 50},
       'perturbation': 6.375,
       'posterior': 'sample',
       'latent_scale': 0.18215,
@@ -33,6 +32,22 @@ def model(unet: dict, image_autoencoder: dict, **changes) -> ConfigDict:
   return config
 
 
+def small_unet(width: int = 64) -> dict:
+  """Three levels; 6.3 M parameters with 64."""
+  return {
+    'channels': (width, 2 * width, 2 * width),
+    'has_attention': (False, True, True),
+    'num_layers': 1,
+    'num_heads': 4,
+    'groups': 16,
+  }
+
+
+def sd_unet() -> dict:
+  """Stable Diffusion's, 859,520,964 parameters: it attends to a prompt."""
+  return {**ldmseg_common.sd_unet(), 'context_dim': 768}
+
+
 def sample(steps: int = 25) -> ConfigDict:
   """Euler with even steps; both directions."""
   return ConfigDict(
@@ -41,19 +56,34 @@ def sample(steps: int = 25) -> ConfigDict:
       'td': 0.0,
       'stepper': 'euler',
       'stepper_args': {},
+      'grid': 'uniform',
       'seed': 0,
     }
   )
 
 
-def train(steps: int, every: int, save_every: int) -> ConfigDict:
-  """Evaluated after `every` steps."""
+def adamw(learning_rate: float, **changes) -> ConfigDict:
+  """The release's optimizer: all decays, no average is kept."""
+  found = {
+    'name': 'torch_adamw',
+    'schedule': 'linear',
+    'end_factor': 0.0,
+    'warmup_steps': 500,
+    'weight_decay': 0.01,
+    'clip_norm': 1.0,
+    'ema_decay': 0.0,
+  }
+  return common.adamw(learning_rate, **found | changes)
+
+
+def train(steps: int, eval_every: int, save_every: int) -> ConfigDict:
+  """The best checkpoint is that of the best mIoU."""
   return ConfigDict(
     {
       'steps': steps,
       'log_every': 50,
       'save_every': save_every,
-      'eval_every': every,
+      'eval_every': eval_every,
       'keep': 2,
       'best_metric': 'miou',
       'num_panels': 8,
@@ -65,30 +95,51 @@ def choose(config: ConfigDict, chosen: tuple[str, ...], flow: str) -> None:
   """Makes of a SemFlow what its variants say, in place.
 
   Args:
-    config: the recipe, with all but init_from.
-    chosen: out of VARIANTS.
-    flow: the work directory of the SemFlow that :reflow goes on from.
+    config: the recipe of a SemFlow, init_from included.
+    chosen: its variants; those out of VARIANTS count.
+    flow: the work directory of the SemFlow that is reflowed.
+
+  Raises:
+    ValueError: two methods at once.
   """
-  reflowed = {'reflow', 'one_step'} & set(chosen)
-  if len(reflowed) + ('dsm' in chosen) > 1:
-    raise ValueError('config argument: choose one of dsm, reflow, one_step.')
-  if 'dsm' in chosen:
-    dsm(config)
-  if reflowed:
-    reflow(config, flow, one_step='one_step' in chosen)
+  methods = [name for name in VARIANTS[:3] if name in chosen]
+  if len(methods) > 1:
+    raise ValueError(
+      f'config argument: {" and ".join(methods)} do not go together; choose '
+      'one.'
+    )
+  if 'colors' in chosen:
+    _paint_first(config)
+  if 'dsm' in methods:
+    _dsm(config)
+  if {'reflow', 'one_step'} & set(methods):
+    _reflow(config, flow, one_step='one_step' in methods)
+  if 'smoke' in chosen:
+    _smoke(config)
 
 
-def dsm(config: ConfigDict) -> None:
+def _paint_first(config):
+  """The release's colours between anchors at borders: see data.painting."""
+  pairs = config.data.train_transforms
+  config.data.train_transforms = (pairs[0], ('paint', {}), *pairs[1:])
+
+
+def _dsm(config):
   """The paper's baseline: noise -> mask, beside the picture's latent.
 
-  Its grid begins at the last step, where there is noise alone.
+  Its grid begins at the last step, where there is noise alone. The UNet's
+  first layer gets zeros for the inputs that it had not.
   """
   config.model.name = 'semantic_dsm'
   config.sample.update({'stepper': 'ddim', 'grid': 'trailing'})
+  config.init_from = tuple(
+    (*entry[:3], 'grow') if entry[2] == 'net/unet' else entry
+    for entry in config.init_from
+  )
 
 
-def reflow(config: ConfigDict, flow: str, one_step: bool = False) -> None:
-  """Straightens a flow on its own pairs; or keeps one step of it alone."""
+def _reflow(config, flow, one_step):
+  """Straightens a flow on its own pairs; or learns one step of it alone."""
   config.model.update(
     {
       'name': 'semflow_reflow',
@@ -97,6 +148,8 @@ def reflow(config: ConfigDict, flow: str, one_step: bool = False) -> None:
       'one_step': one_step,
     }
   )
+  if one_step:
+    config.sample.steps = 1
   config.optimizer.learning_rate /= 2
   parts = ['image'] + (['prompt'] if config.model.prompt_tokens else [])
   config.init_from = (
@@ -106,45 +159,48 @@ def reflow(config: ConfigDict, flow: str, one_step: bool = False) -> None:
   )
 
 
-def trained_vae(folder: str) -> tuple:
-  """init_from: both halves of an autoencoder that was trained here."""
-  return ((folder, 'net/autoencoder', 'frozen/image', 'exact'),)
+def start_from_trained(pictures: str) -> tuple:
+  """init_from: an autoencoder that was trained here."""
+  return ((pictures, 'net/autoencoder', 'frozen/image', 'exact'),)
 
 
-def devices(config: ConfigDict, rules: tuple = ()) -> None:
-  """Data parallelism, and `rules` where 'fsdp' or 'tensor' are set."""
-  ldmseg_common.devices(config, rules)
-
-
-def smoke(config: ConfigDict, image_size: tuple[int, int] = (32, 32)) -> None:
-  """Any of these recipes in seconds, from no one's weights; in place."""
-  model = config.model
-  model.update(
-    {
-      'unet': {
-        'channels': (16, 16),
-        'has_attention': (False, True),
-        'num_layers': 1,
-        'num_heads': 4,
-        'groups': 8,
-      },
-      'image_autoencoder': ldmseg_common.small_sd_vae(),
-      'prompt_tokens': 0,
-      'dtype': 'float32',
-      'remat': False,
-    }
+def start() -> tuple:
+  """init_from: Stable Diffusion 1.5, and the embedding of the empty prompt."""
+  return (
+    (STABLE_DIFFUSION, 'net/unet', 'net/unet', 'exact'),
+    (STABLE_DIFFUSION, 'net/vae', 'frozen/image', 'exact'),
+    (PROMPT, 'frozen/prompt', 'frozen/prompt', 'exact'),
   )
+
+
+def _smoke(config):
+  """Any of these recipes in seconds, from no one's weights."""
+  model = config.model
+  model.unet = {
+    'channels': (16, 16),
+    'has_attention': (False, True),
+    'num_layers': 1,
+    'num_heads': 4,
+    'groups': 8,
+  }
+  model.image_autoencoder = {
+    'latent_channels': 4,
+    'block_out_channels': (8, 8, 8),
+    'layers_per_block': 1,
+    'groups': 4,
+  }
+  model.update({'prompt_tokens': 0, 'dtype': 'float32', 'remat': False})
   if 'teacher_steps' in model:
     model.teacher_steps = 2
   config.data.update(
     {
-      'image_size': image_size,
-      'mask_size': image_size,
+      'image_size': (64, 64),
+      'mask_size': (64, 64),
       'batch_size': 8,
       'num_threads': 2,
     }
   )
-  config.sample.steps = 3
+  config.sample.steps = min(3, config.sample.steps)
   config.optimizer.warmup_steps = 2
   config.train.update(
     {

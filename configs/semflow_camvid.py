@@ -1,0 +1,69 @@
+r"""SemFlow on CamVid: street scenes, 11 classes, from no one's weights.
+
+  python -m pix2seqd_jax.run --mode train --workdir runs/camvid_autoencoder \
+    --config configs/image_autoencoder_camvid.py
+  python -m pix2seqd_jax.run --mode train --workdir runs/camvid_semflow \
+    --config configs/semflow_camvid.py
+  python -m pix2seqd_jax.run --mode eval --workdir runs/camvid_semflow \
+    --config.task.name=synthesis
+
+Variants, together where they make sense: `:dsm` (the paper's baseline),
+`:reflow` (trained again on pairs that runs/camvid_semflow itself makes),
+`:one_step` (learns its 25 steps as one), `:gpu` (192 x 256 pictures, a wider
+network, one GPU; also of configs/image_autoencoder_camvid.py), `:scratch` (no
+weights of other runs), `:smoke` (seconds, for tests). mIoU counts at the
+pictures' own size, 360 x 480; see benchmarks/RESULTS.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, image_autoencoder_camvid, semflow_common
+from pix2seqd_jax import recipe
+
+VARIANTS = (*semflow_common.VARIANTS, 'gpu', 'scratch')
+PICTURES = 'runs/camvid_autoencoder'
+FLOW = 'runs/camvid_semflow'
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  chosen = common.variants(arg, VARIANTS)
+  gpu = 'gpu' in chosen
+  stage_1 = image_autoencoder_camvid.get_config('gpu' if gpu else None)
+  pictures = stage_1.model
+  config = ConfigDict()
+  config.seed = 0
+  config.data = stage_1.data
+  config.data.batch_size = 32 if gpu else 16
+  config.model = semflow_common.model(
+    unet=semflow_common.small_unet(128 if gpu else 64),
+    image_autoencoder=pictures.network,
+    anchors=pictures.masks.anchors,
+    perturbation=pictures.masks.perturbation,
+    latent_scale=0.5,
+    prompt_tokens=0,
+    dtype=pictures.dtype,
+  )
+  config.task = ConfigDict({'name': 'semantic'})
+  config.sample = semflow_common.sample()
+  config.optimizer = semflow_common.adamw(
+    2e-4 if gpu else 5e-4,
+    schedule='cosine',
+    end_factor=0.01,
+    warmup_steps=100,
+    ema_decay=0.998 if gpu else 0.995,
+  )
+  config.train = semflow_common.train(
+    8000 if gpu else 3000, eval_every=1000, save_every=500
+  )
+  config.eval = ConfigDict(
+    {'batch_size': 32 if gpu else 16, 'num_examples': 0, 'use_ema': True}
+  )
+
+  config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
+  config.shard_rules = common.single_device_rules()
+  config.init_from = semflow_common.start_from_trained(PICTURES)
+  config = recipe.complete(config)
+  semflow_common.choose(config, chosen, FLOW)
+  if 'scratch' in chosen:
+    config.init_from = ()
+  return config
