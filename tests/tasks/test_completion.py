@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy_completion import toy_experiment
 
 from pix2seqd_jax import types
 from pix2seqd_jax.encoding import panoptic_ids
 from pix2seqd_jax.registry import TASKS
 from pix2seqd_jax.tasks.completion import CompletionTask, paste
-from pix2seqd_jax.train import evaluate
+from pix2seqd_jax.train import evaluate, sharding
 
 CATEGORIES = (types.Category(1, 'any', True), types.Category(2, 'sky', False))
 SIZE = (12, 16)
@@ -217,3 +218,35 @@ def test_bad_arguments(kwargs, message):
 
 def test_it_is_registered():
   assert TASKS['completion'] is CompletionTask
+
+
+def test_eight_devices_are_one():
+  experiment = toy_experiment(doubt=0.3)
+  asked = CompletionTask(
+    experiment.categories, class_agnostic=True, block_size=4
+  )
+  batches = list(experiment.eval_batches(8))
+  assert len(batches[0]['index']) == 8
+  found = []
+  mesh = sharding.make_mesh((('data', 8), ('fsdp', 1), ('tensor', 1)))
+  for where in (None, mesh):
+    params = {'net': {}, 'stats': {}, 'frozen': {}}
+    maps = []
+    evaluate.evaluate(
+      experiment.model,
+      asked,
+      params,
+      batches,
+      sample_fn=evaluate.make_sampler(
+        experiment.model,
+        grid=experiment.grid(2),
+        stepper=experiment.stepper,
+        mesh=where,
+      ),
+      mesh=where,
+      on_example=lambda found, meta, maps=maps: maps.append(found.instance),
+    )
+    found.append(maps)
+  for one, eight in zip(*found, strict=True):
+    assert len(np.unique(one)) > 1
+    np.testing.assert_array_equal(one, eight)
