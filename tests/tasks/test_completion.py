@@ -223,7 +223,7 @@ def test_it_is_registered():
 def test_eight_devices_are_one():
   experiment = toy_experiment(doubt=0.3)
   asked = CompletionTask(
-    experiment.categories, class_agnostic=True, block_size=4
+    CATEGORIES, class_agnostic=True, merge_stuff=False, block_size=4
   )
   batches = list(experiment.eval_batches(8))
   assert len(batches[0]['index']) == 8
