@@ -217,6 +217,40 @@ class Linspace(Leading):
     return np.round(even)[::-1][:num_steps]
 
 
+@dataclasses.dataclass(frozen=True)
+class SemFlow:
+  """The release's of SemFlow: strides of 1000 // T whole steps.
+
+  The network is told t = 1 - i (1000 // T) / 1000, and each of the n steps
+  that fit before t = 0 has the length 1 / n. Where T divides 1,000 this is
+  'uniform'; else n may be another number than T, and what a step lands on is
+  not what the network is told next.
+  """
+
+  def make(
+    self, process: Process | None, num_steps: int, td: float | int = 0.0
+  ) -> Grid:
+    """The grid.
+
+    Raises:
+      ValueError: more than 1,000 steps, or td other than 0.
+    """
+    _check_steps(num_steps)
+    if td != 0 or num_steps > NUM_TABULATED:
+      raise ValueError(
+        f"sample.grid 'semflow' takes steps of whole thousandths, but steps="
+        f"{num_steps}, td={td!r}; set sample.grid='uniform', or td=0 and at "
+        f'most {NUM_TABULATED} steps.'
+      )
+    stride = NUM_TABULATED // num_steps
+    count = len(range(1, NUM_TABULATED, stride))
+    now = 1 - stride * np.arange(count) / NUM_TABULATED
+    # Whole thousandths on both sides where they are: no -1e-17 at the end.
+    even = stride * count == NUM_TABULATED
+    after = np.append(now[1:], 0.0) if even else now - 1 / count
+    return Grid(now, after)
+
+
 GRIDS = {
   'uniform': Uniform,
   'quadratic': Quadratic,
@@ -225,6 +259,7 @@ GRIDS = {
   'trailing': Trailing,
   'linspace': Linspace,
   'blocks': Blocks,
+  'semflow': SemFlow,
 }
 
 
@@ -233,18 +268,34 @@ def uniform(num_steps: int, td: float | int = 0.0) -> Grid:
   return Uniform().make(None, num_steps, td)
 
 
+def reverse(grid: Grid) -> Grid:
+  """The way back, from data to the source, over the same times.
+
+  Where steps do not land on the next time of the network, there is no such
+  way: then it is the mirrored one, t -> 1 - t (as SemFlow's release has it).
+  """
+  now, after = np.asarray(grid.now), np.asarray(grid.next)
+  if (now[1:] == after[:-1]).all():
+    return Grid(after[::-1], now[::-1])
+  return Grid(1 - now, 1 - after)
+
+
 def check(grid: Grid) -> None:
-  """Raises ValueError where a grid is empty, ragged or leaves [0, 1]."""
+  """Raises ValueError where a grid is empty, ragged or leaves [0, 1].
+
+  The last step alone may land beyond, by less than its length (SemFlow).
+  """
   now, after = np.asarray(grid.now), np.asarray(grid.next)
   if now.ndim != 1 or now.shape != after.shape or not now.size:
     raise ValueError(
       f'grid.now {now.shape} and grid.next {after.shape} must be two vectors '
       'of the same length, at least 1.'
     )
-  both = np.concatenate([now, after])
-  if not (both.min() >= 0 and both.max() <= 1):
+  both = np.concatenate([now, after[:-1]])
+  short = np.abs(after - now)[-1] <= 1
+  if not (both.min() >= 0 and both.max() <= 1 and short):
     raise ValueError(
-      f'grid times run from {both.min()} to {both.max()} but must lie in '
+      f'grid times run from {now[0]} to {after[-1]} but must lie in '
       '[0, 1]; 0 is data, 1 is the source.'
     )
 

@@ -5,3 +5,4 @@ from pix2seqd_jax.models import ldmseg as ldmseg
 from pix2seqd_jax.models import mask_autoencoder as mask_autoencoder
 from pix2seqd_jax.models import mask_classifier as mask_classifier
 from pix2seqd_jax.models import pix2seq_d as pix2seq_d
+from pix2seqd_jax.models import semflow as semflow

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from pix2seqd_jax.diffusion import completion as completion_lib
+from pix2seqd_jax.diffusion import grids, sampling, times
 from pix2seqd_jax.diffusion import guidance as guidance_lib
 from pix2seqd_jax.diffusion import process as process_lib
-from pix2seqd_jax.diffusion import sampling, times
 from pix2seqd_jax.types import (
   Aux,
   Batch,
@@ -90,6 +90,14 @@ class DiffusionModel(abc.ABC):
         f'a {type(self).__name__} cannot complete masks; use one that diffuses '
         "what a mask is encoded to (model.name='ldmseg')."
       )
+
+  def start(self, params: Params, batch: Batch, keys: Any) -> State | None:
+    """x_0 that batch['given'] tells whole, to be led back to its source.
+
+    None, as here, where sampling leads from the source to the data. There is
+    one key a sample: those of an example side by side, [b * n].
+    """
+    return None
 
   def loss(
     self, prediction: Prediction, x_0: State, x_1: State, t: Any, batch: Batch
@@ -191,6 +199,9 @@ class DiffusionModel(abc.ABC):
   ) -> State:
     """Samples x_0 for each example; labels are neither needed nor read.
 
+    Where `start` tells x_0, the state at the source's end is sampled from it,
+    over the same times.
+
     Args:
       params: as from `init`; only read.
       batch: inputs (see types.inputs_only).
@@ -214,7 +225,11 @@ class DiffusionModel(abc.ABC):
       encoded, known, keys = _repeat(encoded, known, keys, num_samples)
     k_source = jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys)
     k_steps = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
-    x = x_1 = self.source(params, batch, encoded, k_source)
+    x = self.start(params, batch, k_source)
+    if x is not None:
+      x_1, grid, returns = None, grids.reverse(grid), 'state'
+    else:
+      x = x_1 = self.source(params, batch, encoded, k_source)
     if strength != 1:
       grid, x = completion_lib.start(self.process, grid, known, x_1, strength)
 
