@@ -28,6 +28,7 @@ _FREE = (
   'model.thresholds',
   'model.mask_autoencoder.thresholds',
   'model.given_cells',
+  'model.given_fill',
   'data.root',
   'data.on_bad_example',
   'data.loader',

@@ -35,6 +35,7 @@ LOSSES = {
   'l1': jnp.abs,
   'smooth_l1': lambda d: jnp.where(jnp.abs(d) < 1, d * d / 2, jnp.abs(d) - 0.5),
 }
+FILLS = ('void', 'nearest')
 LOSS_MASKS = ('ignore', 'counts', 'none')
 # Arguments of the networks that follow from the model's own.
 _UNET_SET = (
@@ -84,6 +85,9 @@ class LDMSeg(model_lib.DiffusionModel):
     descriptor_args: keyword arguments of the descriptor's network.
     given_cells: which cells of a latent are given where pixels are, in
       completion: 'nearest' (the top left pixel of the cell is), 'all' or 'any'.
+    given_fill: what stands where nothing is given while the given mask is
+      encoded: 'void', as in the paper, or the id of the 'nearest' given pixel,
+      so that cells of which a part is given mean something.
     classifier: keyword arguments of models.mask_classifier.MaskClassifier but
       the sizes and the autoencoders; empty: all segments are of class 1.
     dtype: of the networks' arithmetic; parameters stay float32.
@@ -108,6 +112,7 @@ class LDMSeg(model_lib.DiffusionModel):
   descriptor: str = 'none'
   descriptor_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   given_cells: str = 'nearest'
+  given_fill: str = 'void'
   classifier: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   dtype: str = 'float32'
   remat: bool = False
@@ -124,6 +129,7 @@ class LDMSeg(model_lib.DiffusionModel):
       ('loss_kind', self.loss_kind, tuple(LOSSES)),
       ('descriptor', self.descriptor, tuple(descriptors.DESCRIPTORS)),
       ('given_cells', self.given_cells, tuple(cells.CELLS)),
+      ('given_fill', self.given_fill, FILLS),
     ):
       if value not in known:
         raise ValueError(
@@ -131,6 +137,7 @@ class LDMSeg(model_lib.DiffusionModel):
           f'Known: {", ".join(known)}.'
         )
     described = descriptors.DESCRIPTORS[self.descriptor]
+    weighing = weights.TIME_WEIGHTS[self.loss_weight[0]]
     for key, entry, kwargs, skip in (
       ('descriptor_args', described, self.descriptor_args, ('dtype',)),
       ('unet', sd_unet.SDUNet, self.unet, _UNET_SET),
@@ -138,12 +145,7 @@ class LDMSeg(model_lib.DiffusionModel):
       ('mask_autoencoder', MaskAutoencoder, self.mask_autoencoder, _MASK_SET),
       ('classifier', MaskClassifier, self.classifier, _CLASSIFIER_SET),
       ('schedule', schedules.SCHEDULES[self.schedule[0]], self.schedule[1], ()),
-      (
-        'loss_weight',
-        weights.TIME_WEIGHTS[self.loss_weight[0]],
-        self.loss_weight[1],
-        (),
-      ),
+      ('loss_weight', weighing, self.loss_weight[1], ()),
     ):
       hints.check_arguments(f'model.{key}', entry, kwargs, skip=skip)
     for key in ('image_scale', 'latent_scale'):
@@ -179,9 +181,8 @@ class LDMSeg(model_lib.DiffusionModel):
   @functools.cached_property
   def process(self) -> process_lib.Process:
     name, kwargs = self.schedule
-    return process_lib.Process(
-      schedules.SCHEDULES[name](**kwargs), self.prediction
-    )
+    schedule = schedules.SCHEDULES[name](**kwargs)
+    return process_lib.Process(schedule, self.prediction)
 
   @functools.cached_property
   def time_weight(self):
@@ -229,8 +230,8 @@ class LDMSeg(model_lib.DiffusionModel):
 
   @property
   def describer(self):
-    kind = descriptors.DESCRIPTORS[self.descriptor]
-    return kind(self.dtype, **self.descriptor_args)
+    entry = descriptors.DESCRIPTORS[self.descriptor]
+    return entry(self.dtype, **self.descriptor_args)
 
   @property
   def unet_net(self) -> sd_unet.SDUNet:
@@ -279,12 +280,9 @@ class LDMSeg(model_lib.DiffusionModel):
     model = model.get('mask_autoencoder', model)
     if target not in ('frozen', 'frozen/mask') or 'kind' not in model:
       return
+    ids = theirs.get('data', {}).get('max_instances')
     for key, there, here in (
-      (
-        'data.max_instances',
-        theirs.get('data', {}).get('max_instances'),
-        self.max_instances,
-      ),
+      ('data.max_instances', ids, self.max_instances),
       *(
         (f'model.{k}', model.get(k), getattr(self.masks, k))
         for k in ('kind', 'mask_encoding')
@@ -304,11 +302,9 @@ class LDMSeg(model_lib.DiffusionModel):
     """Picture -> {'map': its scaled latent[, 'context']} (eq. 5)."""
     latent = batch.get('image_latent')  # cached; see pix2seqd_jax.latents
     if latent is None:
-      latent = self.image_net.apply(
-        {'params': params['frozen']['image']},
-        pictures(batch),
-        method='encode',
-      ).mean
+      variables = {'params': params['frozen']['image']}
+      images = pictures(batch)
+      latent = self.image_net.apply(variables, images, method='encode').mean
     condition = {'map': latent * self.image_scale}
     context = self.describer.describe(params, batch)
     if context is not None:
@@ -368,8 +364,10 @@ class LDMSeg(model_lib.DiffusionModel):
     given = batch.get('given', {})
     if 'known' not in given:
       return None
-    told = given['known']
-    x_0 = self._latents(params, given['instance'])
+    told, ids = given['known'], given['instance']
+    if self.given_fill == 'nearest':
+      ids = cells.fill(ids, told)
+    x_0 = self._latents(params, ids)
     f = self.masks.net.factor
     return completion.Known(
       x_0, cells.cells_of(told, f, self.given_cells)[..., None]

@@ -256,6 +256,7 @@ def test_a_classifier_names_segments():
     ({'descriptor': 'dino'}, 'Known: none, text, clip_image'),
     ({'descriptor_args': {'net': 1}}, 'net is unknown to Nothing'),
     ({'given_cells': 'some'}, 'Known: nearest, all, any'),
+    ({'given_fill': 'near'}, 'Known: void, nearest'),
     ({'latent_scale': 0}, r'model\.latent_scale=0 must be above 0'),
     ({'self_condition_rate': 1.5}, r'must lie in \[0, 1\]'),
     ({'unet': {'in_channels': 4}}, 'in_channels'),
