@@ -134,7 +134,7 @@ def score(
   timed = Timed(experiment.sample_fn(steps, td, mesh=experiment.mesh))
   found = evaluate.evaluate(
     experiment.model,
-    ReadOuts(tasks),
+    ReadOuts(tasks, tasks[areas[0]].given),
     params,
     with_noise(batches, experiment.sample_seed) if noise else batches,
     sample_fn=timed,
