@@ -11,7 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from pix2seqd_jax import build_data, numbers, recipe
+from pix2seqd_jax import build_data, features, numbers, recipe
 from pix2seqd_jax import data as data_room
 from pix2seqd_jax import models as models_room
 from pix2seqd_jax import tasks as tasks_room
@@ -137,7 +137,12 @@ class Experiment(build_data.DataParts):
   @functools.cached_property
   def task(self):
     kwargs = dict(self.config['task'])
-    entry = TASKS[kwargs.pop('name')]
+    name = kwargs.pop('name')
+    entry = TASKS[name]
+    if name == 'synthesis':
+      kwargs = {**self.config['synthesis'], **kwargs}
+      files = {k: kwargs.pop(k) for k in ('inception', 'lpips')}
+      kwargs['features'] = features.Features(**files)
     return recipe.construct(
       'task', entry, {**kwargs, 'categories': self.categories}
     )

@@ -32,6 +32,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     'strength': 1.0,
   },
   'train': {'keep_every': 0, 'ledger': False, 'max_loss': 0.0},
+  # Of task.name='synthesis', which any run may be evaluated by: the arguments
+  # of tasks/synthesis.py, and the files of features.Features.
+  'synthesis': {
+    'num_samples': 2,
+    'perturbation': -1.0,  # below 0: the model's
+    'inception': '',
+    'lpips': '',
+  },
   # Which process this is of how many: see train/places.py.
   'distributed': {
     'mode': 'auto',  # off, manual, slurm, tpu

@@ -54,8 +54,7 @@ class LPIPS(nn.Module):
         f'sides must be at least {_LEAST}: enlarge them.'
       )
     both = jnp.concatenate([x, y])
-    shift, scale = (jnp.asarray(v, both.dtype) for v in (_SHIFT, _SCALE))
-    maps = _VGG(self.dtype, name='features')((both - shift) / scale)
+    maps = VGG(self.dtype, name='features')(both)
     total = 0
     for i, found in enumerate(maps):
       found = _unit(found.astype(layers.wide(self.dtype)))
@@ -71,15 +70,19 @@ class LPIPS(nn.Module):
     return total
 
 
-class _VGG(nn.Module):
-  """The outputs of the last ReLU at each of five resolutions."""
+class VGG(nn.Module):
+  """Pictures in [-1, 1] -> the last ReLU's maps at each of five resolutions.
 
-  dtype: Any
+  They have 64, 128, 256, 512 and 512 channels; the side halves between them.
+  """
+
+  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: Float[Array, 'b h w 3']) -> list[Array]:
     found, index = [], 0  # torchvision counts ReLUs and poolings, too
-    x = x.astype(self.dtype)
+    shift, scale = (jnp.asarray(v, x.dtype) for v in (_SHIFT, _SCALE))
+    x = ((x - shift) / scale).astype(self.dtype)
     for stage, (width, depth) in enumerate(_STAGES):
       if stage:
         x = nn.max_pool(x, (2, 2), (2, 2))

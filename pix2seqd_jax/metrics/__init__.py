@@ -2,6 +2,8 @@
 
 from pix2seqd_jax.metrics import (
   collection,
+  fid,
+  lpips,
   mean_iou,
   panoptic_quality,
   picture_error,
@@ -10,6 +12,8 @@ from pix2seqd_jax.metrics import (
 
 __all__ = [
   'collection',
+  'fid',
+  'lpips',
   'mean_iou',
   'panoptic_quality',
   'picture_error',

@@ -13,14 +13,14 @@ import numpy as np
 
 from pix2seqd_jax import types
 
-_KINDS = ('<i8', '<f8')
+_KINDS = ('<i8', '<f8', '<f4')
 
 
 def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
-  """Header and int64 or float64 arrays as bytes; `unpack` turns them back.
+  """Header and arrays as bytes; `unpack` turns them back.
 
-  The length depends on the header and the shapes alone, so that all processes
-  of one evaluation send equally many bytes.
+  Arrays are int64, float64 or float32. The length depends on the header and
+  the shapes alone.
   """
   plan, blobs = [], []
   for name, array in arrays.items():
@@ -28,8 +28,8 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
     kind = array.dtype.newbyteorder('<').str
     if kind not in _KINDS:
       raise ValueError(
-        f'metric array {name!r} has dtype {array.dtype}; a state holds int64 '
-        'or float64, so convert it first.'
+        f'metric array {name!r} has dtype {array.dtype}; a state holds '
+        'int64, float64 or float32, so convert it first.'
       )
     plan.append([name, kind, list(array.shape)])
     blobs.append(array.astype(kind, copy=False).tobytes())

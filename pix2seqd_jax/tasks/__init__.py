@@ -1,5 +1,17 @@
 """What is asked of a Segmentation. Importing the room registers the tasks."""
 
-from pix2seqd_jax.tasks import completion, panoptic, reconstruction, semantic
+from pix2seqd_jax.tasks import (
+  completion,
+  panoptic,
+  reconstruction,
+  semantic,
+  synthesis,
+)
 
-__all__ = ['completion', 'panoptic', 'reconstruction', 'semantic']
+__all__ = [
+  'completion',
+  'panoptic',
+  'reconstruction',
+  'semantic',
+  'synthesis',
+]

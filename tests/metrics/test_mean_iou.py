@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pix2seqd_jax import registry, types
-from pix2seqd_jax.metrics.mean_iou import MeanIoU
+from pix2seqd_jax.metrics.mean_iou import MeanIoU, Resegmentation
 
 CATEGORIES = tuple(types.Category(i, f'c{i}', i < 3) for i in range(1, 6))
 
@@ -90,3 +90,14 @@ def test_is_registered_and_is_a_metric_state():
   assert registry.METRICS['mean_iou'] is MeanIoU
   assert isinstance(MeanIoU.empty(CATEGORIES), types.MetricState)
   assert set(MeanIoU.empty(CATEGORIES).compute().values()) == {0.0}
+
+
+def test_a_resegmentation_has_names_of_its_own():
+  state = Resegmentation.from_maps(*maps(0), CATEGORIES)
+  plain = MeanIoU.from_maps(*maps(0), CATEGORIES).compute()
+  total = state.merge(Resegmentation.empty(CATEGORIES))
+  total = Resegmentation.from_bytes(total.to_bytes())
+  assert registry.METRICS['resegmentation'] is type(total)
+  assert total.compute() == {
+    f'resegmentation_{name}': value for name, value in plain.items()
+  }
