@@ -199,7 +199,7 @@ class SemFlow(model_lib.DiffusionModel):
 
   def encode(self, params, batch, rng, *, train=False):
     """Picture -> {'latent': its own, scaled}; {} where a mask is given."""
-    if _is_given(batch):
+    if is_given(batch):
       return Encoded({})
     draws = train and self.posterior == 'sample'
     latent = batch.get('image_latent')  # cached; see pix2seqd_jax.latents
@@ -229,7 +229,7 @@ class SemFlow(model_lib.DiffusionModel):
 
   def start(self, params, batch, keys):
     """The latent of the given mask, each sample's moved by its own noise."""
-    if not _is_given(batch):
+    if not is_given(batch):
       return None
     given = batch['given']
     num = len(given['semantic'])
@@ -291,7 +291,7 @@ class SemFlow(model_lib.DiffusionModel):
     variables = {'params': params['frozen']['image']}
     z = x_0 / self.latent_scale
     made = self.image_net.apply(variables, z, method='decode')
-    if _is_given(batch):
+    if is_given(batch):
       return {'image': jnp.clip((made + 1) / 2, 0, 1)}
     if self.resize == 'colors':
       return {'colors': made}
@@ -322,5 +322,6 @@ class SemFlow(model_lib.DiffusionModel):
     return Segmentation(semantic, semantic, score=score, image=image)
 
 
-def _is_given(batch) -> bool:
+def is_given(batch: Mapping[str, Any]) -> bool:
+  """Whether a mask is handed over, to draw a picture of."""
   return 'semantic' in batch.get('given', {})
