@@ -7,6 +7,13 @@ from configs import common, ldmseg_common
 VARIANTS = ('dsm', 'reflow', 'one_step', 'smoke')
 # Of the recipes that start from Stable Diffusion.
 RELEASE_VARIANTS = ('colors', *VARIANTS)
+# The picture's shorter side, whole, at a random place along the longer.
+SQUARE_CROPS = (
+  ('random_flip', {}),
+  ('square_crop', {}),
+  ldmseg_common.square(),
+  ('pad', {}),
+)
 STABLE_DIFFUSION = 'runs/sd15'
 PROMPT = 'runs/null_prompt'
 
@@ -30,6 +37,17 @@ def model(unet: dict, image_autoencoder: dict, **changes) -> ConfigDict:
   )
   config.update(changes)
   return config
+
+
+def classes(count: int) -> dict:
+  """What config.data says of so many classes, which are all that counts."""
+  return {
+    'num_classes': count,
+    'max_instances': count + 1,
+    'id_order': 'area',
+    'name_stuff': True,
+    'encode': 'device',
+  }
 
 
 def small_unet(width: int = 64) -> dict:

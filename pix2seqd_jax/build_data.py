@@ -21,7 +21,9 @@ _RESIZING = ('scale_jitter', 'resize_to_fit')
 # Of an image autoencoder: how it is computed, not what.
 _SAME_LATENTS = ('parts', 'attention', 'remat')
 # Paths of a source that are read from data.root on.
-_BELOW_ROOT = ('images', 'panoptic', 'annotations', 'labels', 'folder')
+_BELOW_ROOT = (
+  *('images', 'panoptic', 'annotations', 'labels', 'names', 'folder'),
+)
 
 
 def source_args(data: Mapping[str, Any], split: str):

@@ -5,10 +5,13 @@
   python -m pix2seqd_jax.convert --name coco_panoptic --images val2017 \
     --panoptic panoptic_val2017 --annotations panoptic_val2017.json \
     --split val --out records
+  python -m pix2seqd_jax.convert --celeb CelebAMask-HQ --out /data/celeb
 
 Any registered reader will do. The bytes of JPEG and PNG files are kept as they
 are; labels of other kinds become panoptic PNGs. Each record is read back and
-compared before it is written. Stopped, it goes on where it was.
+compared before it is written. Stopped, it goes on where it was. The last makes
+no shards: the masks of parts of faces become a label map each, and pictures
+are made as large as these, for semantic_folder, layout celeb.
 """
 
 import argparse
@@ -17,6 +20,7 @@ import time
 from collections.abc import Sequence
 
 from pix2seqd_jax import arguments
+from pix2seqd_jax.data import celeb_masks
 from pix2seqd_jax.data.array_record_writer import Conversion
 
 _SECONDS_A_LINE = 10.0
@@ -76,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   arguments.add_source(parser)
-  parser.add_argument('--out', required=True, help='the folder of the shards')
+  parser.add_argument('--celeb', help='the unpacked folder of CelebAMask-HQ')
+  parser.add_argument('--out', required=True, help='the folder to write')
   parser.add_argument(
     '--shards', type=int, default=0, help='how many; 0: one each 1,024 examples'
   )
@@ -85,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     '--overwrite', action='store_true', help='replace a converted split'
   )
   args, rest = parser.parse_known_args(argv)
+  if args.celeb:
+    return _faces(args, rest)
   source, origin = arguments.open_source(args, rest)
   conversion = Conversion(
     source,
@@ -108,6 +115,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     f'Wrote {conversion.path}: {metadata["count"]} examples in '
     f'{len(metadata["shards"])} shard(s), {size / 1e6:.1f} MB.'
   )
+  return 0
+
+
+def _faces(args, rest) -> int:
+  """Merges the masks of CelebAMask-HQ."""
+  if rest or args.config or args.name:
+    raise ValueError(
+      '--celeb goes with --out and --threads alone: the label maps that it '
+      'writes are for semantic_folder.'
+    )
+  faces = celeb_masks.Faces(args.celeb, args.out)
+  progress = Progress(len(faces))
+  progress.start(0)
+  try:
+    faces.write(args.threads, progress.step)
+  finally:
+    progress.close()
+  print(f'Wrote {faces.out}: {len(faces)} faces, images/ and labels/.')
   return 0
 
 

@@ -1,7 +1,8 @@
 """Public data sets of semantic maps, as tables: names, numbers, colours.
 
 Cityscapes (cityscapes-dataset.com), CamVid as SegNet prepared it (11 classes),
-COCO-Stuff (arXiv 1612.03716) and SceneParse150 of ADE20K (arXiv 1608.05442).
+COCO-Stuff (arXiv 1612.03716), SceneParse150 of ADE20K (arXiv 1608.05442) and
+CelebAMask-HQ (arXiv 1907.11922), whose masks data.celeb_masks merges.
 """
 
 from collections.abc import Mapping
@@ -77,6 +78,20 @@ _CAMVID = (
 
 def _names(text):
   return tuple(text.split(','))
+
+
+# CelebAMask-HQ by its own names of parts; the order is that in which they are
+# drawn over each other. Left and right are the face's, not the picture's.
+CELEB_PARTS = _names(
+  'skin,nose,eye_g,l_eye,r_eye,l_brow,r_brow,l_ear,r_ear,mouth,u_lip,l_lip,'
+  'hair,hat,ear_r,neck_l,neck,cloth'
+)
+_CELEB = ('background', *CELEB_PARTS)
+# Classes that change places in a mirror, for random_flip; from 1.
+CELEB_SWAP = tuple(
+  (_CELEB.index(f'l_{part}') + 1, _CELEB.index(f'r_{part}') + 1)
+  for part in ('eye', 'brow', 'ear')
+)
 
 
 # COCO's things by their ids 1..91; those that are empty are not in use.
@@ -177,6 +192,8 @@ def _layouts():
     'coco_stuff_171': Layout(
       *table(enumerate(name for _, name in coco), (255,))
     ),
+    # Merged: 0 is the background, a class too; there is no void.
+    'celeb': Layout(*table(enumerate(_CELEB))),
     # Without the 0 of "other"; 1..150.
     'ade20k': Layout(*table(enumerate(_ADE20K, 1), (0,))),
   }

@@ -11,8 +11,6 @@ import functools
 
 import numpy as np
 
-from pix2seqd_jax.encoding.anchors import Anchors
-
 
 @dataclasses.dataclass(frozen=True)
 class Paint:
@@ -34,7 +32,9 @@ class Paint:
     _ = self.anchors
 
   @functools.cached_property
-  def anchors(self) -> Anchors:
+  def anchors(self):
+    from pix2seqd_jax.encoding.anchors import Anchors  # which imports JAX
+
     return Anchors(self.num_classes, self.levels, self.spacing)
 
   def __call__(self, example, rng):

@@ -1,5 +1,8 @@
 """Pictures and label maps in two folders: CamVid, Cityscapes, ADE20K, ..."""
 
+import os
+import pathlib
+
 import numpy as np
 
 from pix2seqd_jax.data.decode import decode_image, decode_label_map
@@ -26,12 +29,14 @@ class SemanticFolder:
       folder in one, will do.
     labels: folder of label maps (one channel, a number a pixel), likewise.
     layout: 'camvid', 'cityscapes' (labelIds), 'cityscapes_train_ids',
-      'coco_stuff' (pixel maps 0..181), 'coco_stuff_171', 'ade20k'; or 'plain',
-      which the next three describe.
+      'coco_stuff' (pixel maps 0..181), 'coco_stuff_171', 'ade20k', 'celeb'
+      (merged masks 0..18); or 'plain', which the next three describe.
     classes: 'plain': the names of the classes, in the order of their numbers.
     first: 'plain': the number of the first class in the files.
     void: 'plain': numbers in the files that are no class.
     image_ending, label_ending: of file names, where the layout's are not so.
+    names: a text file that names the pictures to take, one a line, without
+      their endings; they come in its order. None takes all, by name.
     max_examples: the first so many only; None for all.
     exif: whether to turn pictures as their EXIF orientation says.
     follow_links: allow symbolic links out of the two folders.
@@ -52,6 +57,7 @@ class SemanticFolder:
     void: tuple[int, ...] = (255,),
     image_ending: str | None = None,
     label_ending: str | None = None,
+    names: str | os.PathLike | None = None,
     max_examples: int | None = None,
     exif: bool = True,
     follow_links: bool = False,
@@ -70,8 +76,11 @@ class SemanticFolder:
     for value, number in chosen.values.items():
       self._numbers[value] = number
     found = _pictures(self._images.names(), chosen)
+    if names is not None and found:
+      found = _listed(found, names, chosen.label_ending)
     self._names = found[:max_examples]
-    self._unused = max_examples is None and sorted(
+    takes_all = max_examples is None and names is None
+    self._unused = takes_all and sorted(
       {n for n in self._labels.names() if n.endswith(chosen.label_ending)}
       - {label for _, label in found}
     )
@@ -242,3 +251,30 @@ def _pictures(names, layout):
       ):
         found.append((name, stem + layout.label_ending))
   return found
+
+
+def _listed(found, path, label_ending):
+  """The pictures that a text file names, in its order."""
+  try:
+    lines = pathlib.Path(path).read_text(encoding='utf-8').split('\n')
+  except (OSError, UnicodeDecodeError) as error:
+    where = str(path)
+    refuse('missing_file', where, f'data.names={path} cannot be read: {error}.')
+  wanted = [line.strip() for line in lines if line.strip()]
+  # A picture is called as its label map is, which has one ending.
+  known = {
+    label.removesuffix(label_ending): both
+    for both in found
+    for label in both[1:]
+  }
+  missing = [name for name in wanted if name not in known]
+  if missing or not wanted:
+    some = f', such as {missing[0]!r}' if missing else ''
+    refuse(
+      'missing_file',
+      str(path),
+      f'data.names={path} names {len(wanted)} pictures, of which '
+      f'{len(missing)} are not there{some}; a line is a path below data.images '
+      f'without its ending, like {min(known)!r}.',
+    )
+  return [known[name] for name in wanted]

@@ -27,6 +27,7 @@ _NAMES = {
   'coco_stuff': ('000000000009.jpg', '000000000009.png'),
   'coco_stuff_171': ('000000000009.jpg', '000000000009.png'),
   'ade20k': ('ADE_train_00000001.jpg', 'ADE_train_00000001.png'),
+  'celeb': ('7.jpg', '7.png'),
 }
 
 
@@ -85,6 +86,7 @@ def test_the_tables_are_those_of_the_data_sets():
     'coco_stuff': 171,
     'coco_stuff_171': 171,
     'ade20k': 150,
+    'celeb': 19,
   }
   for made in layouts.LAYOUTS.values():
     names = [c.name for c in made.categories]
@@ -122,6 +124,22 @@ def test_camvid(shared, tmp_path):
   assert example['image'].shape == (*raw.shape, 3)
   short = {**args, 'layout': 'camvid', 'max_examples': 6}
   assert validate(semantic_folder.SemanticFolder, short).found == []
+
+
+def test_pictures_by_a_list_of_names(folder, tmp_path):
+  for i in '123':
+    args = folder((f'a/{i}_im.png', f'a/{i}_seg.png'), [[int(i)]])
+  args |= {'classes': 'wxyz', 'image_ending': '_im.png'}
+  args |= {'label_ending': '_seg.png', 'names': tmp_path / 'names.txt'}
+  args['names'].write_text('a/3\n\n a/1 \n')
+  source = semantic_folder.SemanticFolder(**args)
+  assert [e['ids'][0, 0] for e in source] == [4, 2]
+  for text in ('a/3\na/4\n', '\n'):
+    args['names'].write_text(text)
+    with pytest.raises(ValueError, match=r"names\.txt names .* like 'a/1'"):
+      semantic_folder.SemanticFolder(**args)
+  with pytest.raises(ValueError, match='nowhere cannot be read'):
+    semantic_folder.SemanticFolder(**args | {'names': tmp_path / 'nowhere'})
 
 
 def test_plain_names_its_own_classes(folder):
