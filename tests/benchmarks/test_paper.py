@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks import common, paper, paper_tables
+from benchmarks import common, ldmseg_tables, paper, paper_tables
 
 SMOKE = 'configs/pix2seq_d_shapes.py:smoke'
 
@@ -55,6 +55,18 @@ def test_a_trained_table(smoke_run, tmp_path, monkeypatch):
   assert row['label'] == 'binary' and row['paper_pq'] is None
   assert row['metrics']['pq'] == smoke_run.results['pq']
   assert (folder / 'metrics.jsonl').read_text() == log
+
+
+def test_autoencoders_are_handed_their_masks(tmp_path, monkeypatch):
+  table = paper.tables()['ldmseg_upscalers']
+  table = table._replace(rows=table.rows[:1])
+  monkeypatch.setitem(ldmseg_tables.TRAINED, 'ldmseg_upscalers', table)
+  argv = ['--table', 'ldmseg_upscalers', '--steps', '3', '--num_examples', '8']
+  argv += ['--config', 'configs/ldmseg_autoencoder_shapes.py:smoke']
+  argv += ['--workdir', str(tmp_path / 'runs'), '--out', str(tmp_path)]
+  assert paper.main(argv) == 0
+  [row] = result(tmp_path, 'ldmseg_upscalers')['rows']
+  assert row['label'] == '1' and 0 <= row['metrics']['pq'] <= 1
 
 
 @pytest.fixture
