@@ -158,29 +158,51 @@ def _beside(image, drawn):
   return visualize.grid(strips, len(strips))
 
 
+# What is told in one number, below the tables.
+_SINGLE = (
+  *('miou', 'pixel_accuracy', 'psnr', 'l1', 'fid'),
+  *('lpips_pairwise', 'lpips_diversity', 'resegmentation_miou'),
+  *('resegmentation_pixel_accuracy', 'images_per_second'),
+)
+
+
 def table(results: dict[str, float], classes: Sequence[str]) -> str:
   """PQ, SQ and RQ of all, things, stuff and each class, as aligned text.
 
-  And below them what else there is to tell in one number.
+  Without PQ, the IoU of each class. And below them what else there is to tell
+  in one number; FID and LPIPS of no trained network say so.
   """
+  groups = [(name, f'_class/{name}') for name in classes]
+  columns = ('iou', 'resegmentation_iou')
+  if 'pq' in results:
+    columns = ('pq', 'sq', 'rq')
+    groups[:0] = [('all', ''), ('things', '_things'), ('stuff', '_stuff')]
+  columns = [c for c in columns if any(f'{c}{g}' in results for _, g in groups)]
   rows = [
-    (name, [results.get(f'{m}{suffix}') for m in ('pq', 'sq', 'rq')])
-    for name, suffix in (
-      ('all', ''),
-      ('things', '_things'),
-      ('stuff', '_stuff'),
-      *((name, f'_class/{name}') for name in classes),
-    )
+    (name, [results.get(f'{c}{g}') for c in columns]) for name, g in groups
   ]
   width = max(len(name) for name, _ in rows)
-  lines = [f'{"":{width}}     PQ     SQ     RQ'] if 'pq' in results else []
+  lines = []
+  if columns:
+    titles = ' '.join(f'{c.rpartition("_")[2].upper():>6}' for c in columns)
+    lines = [f'{"":{width}} {titles}']
   for name, values in rows:
-    if None not in values:
+    if values and None not in values:
       numbers = ' '.join(f'{value:6.3f}' for value in values)
       lines.append(f'{name:{width}} {numbers}')
-  rest = ('miou', 'pixel_accuracy', 'psnr', 'l1', 'images_per_second')
-  lines += [f'{k}: {results[k]:.3f}' for k in rest if k in results]
+  for name in _SINGLE:
+    if name in results:
+      lines.append(f'{name}: {results[name]:.3f}{_of_whom(name, results)}')
   return '\n'.join(lines)
+
+
+def _of_whom(name, results):
+  """What makes a number another than that of papers."""
+  if name == 'fid' and not results['fid_is_inception']:
+    return ' (features of VGG-16, not of Inception)'
+  if name.startswith('lpips') and not results['lpips_is_trained']:
+    return ' (random weights)'
+  return ''
 
 
 def evaluate(

@@ -297,3 +297,28 @@ def test_weights_of_another_run_start_a_new_one(copy, tmp_path):
       )
   ours = new.params['net']['denoiser']['conv_in']['kernel']
   assert (ours != theirs['net']['denoiser']['conv_in']['kernel']).any()
+
+
+def test_the_table_of_classes_and_whose_features_were_compared():
+  scores = {'pq': 0.25, 'sq': 0.5, 'rq': 0.5, 'miou': 0.75}
+  found = commands.table({**scores, 'iou_class/a': 0.1}, ['a']).split('\n')
+  assert found == [
+    '           PQ     SQ     RQ',
+    'all      0.250  0.500  0.500',
+    'miou: 0.750',
+  ]
+  made = {
+    'fid': 3.0,
+    'fid_is_inception': 0.0,
+    'lpips_pairwise': 0.5,
+    'lpips_is_trained': 1.0,
+    'resegmentation_miou': 0.5,
+    'resegmentation_iou_class/sky': 0.5,
+  }
+  assert commands.table(made, ['sky', 'sea']).split('\n') == [
+    '       IOU',
+    'sky  0.500',
+    'fid: 3.000 (features of VGG-16, not of Inception)',
+    'lpips_pairwise: 0.500',
+    'resegmentation_miou: 0.500',
+  ]
