@@ -5,11 +5,12 @@ r"""SemFlow on CamVid: street scenes, 11 classes, from no one's weights.
   python -m pix2seqd_jax.run --mode train --workdir runs/camvid_semflow \
     --config configs/semflow_camvid.py
   python -m pix2seqd_jax.run --mode eval --workdir runs/camvid_semflow \
+    --config configs/workdir.py:runs/camvid_semflow \
     --config.task.name=synthesis
 
 Variants, together where they make sense: `:dsm` (the paper's baseline),
 `:reflow` (trained again on pairs that runs/camvid_semflow itself makes),
-`:one_step` (learns its 25 steps as one), `:gpu` (192 x 256 pictures, a wider
+`:one_step` (learns its ten steps as one), `:gpu` (192 x 256 pictures, a wider
 network, one GPU; also of configs/image_autoencoder_camvid.py), `:scratch` (no
 weights of other runs), `:smoke` (seconds, for tests). mIoU counts at the
 pictures' own size, 360 x 480; see benchmarks/RESULTS.md.
@@ -63,7 +64,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.shard_rules = common.single_device_rules()
   config.init_from = semflow_common.start_from_trained(PICTURES)
   config = recipe.complete(config)
-  semflow_common.choose(config, chosen, FLOW)
+  semflow_common.choose(config, chosen, FLOW, teacher_steps=10)
   if 'scratch' in chosen:
     config.init_from = ()
   return config

@@ -109,13 +109,19 @@ def train(steps: int, eval_every: int, save_every: int) -> ConfigDict:
   )
 
 
-def choose(config: ConfigDict, chosen: tuple[str, ...], flow: str) -> None:
+def choose(
+  config: ConfigDict,
+  chosen: tuple[str, ...],
+  flow: str,
+  teacher_steps: int = 25,
+) -> None:
   """Makes of a SemFlow what its variants say, in place.
 
   Args:
     config: the recipe of a SemFlow, init_from included.
     chosen: its variants; those out of VARIANTS count.
     flow: the work directory of the SemFlow that is reflowed.
+    teacher_steps: of which its pairs are.
 
   Raises:
     ValueError: two methods at once.
@@ -131,7 +137,7 @@ def choose(config: ConfigDict, chosen: tuple[str, ...], flow: str) -> None:
   if 'dsm' in methods:
     _dsm(config)
   if {'reflow', 'one_step'} & set(methods):
-    _reflow(config, flow, one_step='one_step' in methods)
+    _reflow(config, flow, teacher_steps, one_step='one_step' in methods)
   if 'smoke' in chosen:
     _smoke(config)
 
@@ -156,19 +162,26 @@ def _dsm(config):
   )
 
 
-def _reflow(config, flow, one_step):
-  """Straightens a flow on its own pairs; or learns one step of it alone."""
+def _reflow(config, flow, teacher_steps, one_step):
+  """Straightens a flow on its own pairs; or learns one step of it alone.
+
+  A quarter of the flow's steps, at half of its rate: a guess, for neither the
+  paper nor the release has it.
+  """
   config.model.update(
     {
       'name': 'semflow_reflow',
       'direction': 'both',
-      'teacher_steps': 25,
+      'teacher_steps': teacher_steps,
       'one_step': one_step,
     }
   )
   if one_step:
     config.sample.steps = 1
   config.optimizer.learning_rate /= 2
+  config.optimizer.warmup_steps //= 4
+  config.train.steps //= 4
+  config.train.eval_every = min(config.train.eval_every, config.train.steps)
   parts = ['image'] + (['prompt'] if config.model.prompt_tokens else [])
   config.init_from = (
     (flow, 'net/unet', 'net/unet', 'exact'),

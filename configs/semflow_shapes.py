@@ -10,10 +10,11 @@ by hand:
   python -m pix2seqd_jax.run --mode train --workdir runs/semflow \
     --config configs/semflow_shapes.py
   python -m pix2seqd_jax.run --mode eval --workdir runs/semflow \
+    --config configs/workdir.py:runs/semflow \
     --config.task.name=synthesis
 
 Variants: `:dsm` (the paper's baseline, noise -> mask), `:reflow` (trained
-again on pairs that runs/semflow itself makes), `:one_step` (learns its 25
+again on pairs that runs/semflow itself makes), `:one_step` (learns its ten
 steps as one), `:scratch` (no weights of other runs), `:smoke` (seconds, for
 tests). Expected: mIoU of both directions; see benchmarks/RESULTS.md.
 """
@@ -66,7 +67,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.shard_rules = common.single_device_rules()
   config.init_from = semflow_common.start_from_trained(PICTURES)
   config = recipe.complete(config)
-  semflow_common.choose(config, chosen, FLOW)
+  semflow_common.choose(config, chosen, FLOW, teacher_steps=10)
   if 'scratch' in chosen:
     config.init_from = ()
   return config
