@@ -304,7 +304,7 @@ def test_the_table_of_classes_and_whose_features_were_compared():
   found = commands.table({**scores, 'iou_class/a': 0.1}, ['a']).split('\n')
   assert found == [
     '           PQ     SQ     RQ',
-    'all      0.250  0.500  0.500',
+    'all     0.250  0.500  0.500',
     'miou: 0.750',
   ]
   made = {
