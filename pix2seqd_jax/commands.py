@@ -12,9 +12,11 @@ from collections.abc import Sequence
 
 import jax
 import ml_collections
+import numpy as np
 
-from pix2seqd_jax import build, pipeline, visualize
+from pix2seqd_jax import build, pipeline, synthesizing, visualize
 from pix2seqd_jax import workdir as workdirs
+from pix2seqd_jax.data import label_maps
 from pix2seqd_jax.train import bad_batch, distributed, ledger, log, loop, state
 from pix2seqd_jax.train import evaluate as evaluate_lib
 
@@ -106,8 +108,9 @@ def evaluate_params(
   Args:
     experiment: the parts.
     params: of the model, on any device.
-    writer: gets train.num_panels strips: picture, truth, prediction; of a
-      model that draws pictures, the picture and what it drew.
+    writer: gets train.num_panels strips: picture, truth, prediction; where
+      pictures are drawn, what was drawn (of which mask, and what the model
+      sees in it).
     step: under which the panels are written.
     steps, td: of sampling; None is the config's.
   """
@@ -117,19 +120,7 @@ def evaluate_params(
   def draw(found, meta):
     if writer is None or len(panels) >= experiment.loop.num_panels:
       return
-    if found.image is not None:
-      panels[f'eval/{len(panels)}'] = _beside(meta['image'], found.image)
-      return
-    truth, classes = meta['truth'], experiment.answer_categories
-    wanted = truth['segments']
-    if classes != experiment.categories:  # answers have none of the data set
-      wanted = [segment._replace(category=1) for segment in wanted]
-    panels[f'eval/{len(panels)}'] = visualize.panel(
-      meta['image'],
-      (truth['ids'], wanted),
-      experiment.task.segments(found),
-      classes,
-    )
+    panels[f'eval/{len(panels)}'] = _panel(experiment, found, meta)
 
   results = evaluate_lib.evaluate(
     experiment.model,
@@ -148,12 +139,34 @@ def evaluate_params(
   return results
 
 
-def _beside(image, drawn):
-  """A strip of two pictures."""
-  pair = zip((image, drawn), ('picture', 'drawn'), strict=True)
+def _panel(experiment, found, meta):
+  """What an answer looks like beside the truth; see evaluate_params."""
+  task, made = experiment.task, found.image
+  if made is not None and not task.given:
+    return _side_by_side((meta['image'], made), ('picture', 'drawn'))
+  truth, classes = meta['truth'], experiment.answer_categories
+  wanted = truth['segments']
+  if classes != experiment.categories:  # answers have none of the data set
+    wanted = [segment._replace(category=1) for segment in wanted]
+  maps = (truth['ids'], wanted), task.segments(found)
+  if made is None:
+    return visualize.panel(meta['image'], *maps, classes)
+  # What was given knows no instances.
+  given = label_maps.label_map(*maps[0], classes, 'classes').astype(np.int32)
+  maps = synthesizing.as_map(given), maps[1]
+  painted = [visualize.paint(*one, classes) for one in maps]
+  strip = _side_by_side(
+    (meta['image'], painted[0], made, painted[1]),
+    ('picture', 'given', 'drawn', 'seen in it'),
+  )
+  return visualize.with_legend(strip, maps, classes)
+
+
+def _side_by_side(pictures, captions):
+  """A strip of pictures, small ones enlarged."""
   strips = [
     visualize.panel(one, None, None, (), captions=(caption,), legend=False)
-    for one, caption in pair
+    for one, caption in zip(pictures, captions, strict=True)
   ]
   return visualize.grid(strips, len(strips))
 
