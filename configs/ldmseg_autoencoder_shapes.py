@@ -79,10 +79,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   config.train = ConfigDict(
     {
-      'steps': 2500,
+      'steps': 4500,
       'log_every': 50,
       'save_every': 500,
-      'eval_every': 1250,
+      'eval_every': 1500,
       'keep': 2,
       'best_metric': 'pq',
       'num_panels': 8,
