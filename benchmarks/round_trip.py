@@ -1,0 +1,218 @@
+"""SemFlow's ceiling: mIoU of true masks sent through the autoencoder alone.
+
+  python -m benchmarks.round_trip --workdir runs/semflow
+  python -m benchmarks.round_trip --config configs/semflow_shapes.py \
+    --autoencoder runs/semflow_autoencoder --perturbation 0 6.375 12.5 24
+
+No flow: the true classes are resized to the picture's size, painted in the
+anchors' colours, moved at random, encoded, decoded, and each pixel gets the
+class of the nearest anchor at the original size. A flow would have to be lucky
+to segment better; so this is measured before one is trained. The first row is
+without the autoencoder: what resizing alone takes away.
+
+The weights are those of --workdir, or the autoencoder of another run: of
+--autoencoder, an image_autoencoder's, or of the config's init_from.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import common
+from pix2seqd_jax import build
+from pix2seqd_jax import workdir as workdirs
+from pix2seqd_jax.models import semflow
+from pix2seqd_jax.tasks.semantic import SemanticTask
+from pix2seqd_jax.train import evaluate, weights
+from pix2seqd_jax.types import Params
+
+NAME = 'round_trip'
+_IMAGE = 'frozen/image'
+SHOWN = ('miou', 'pixel_accuracy')
+
+
+class GivenMasks(SemanticTask):
+  """The true classes, at the size of the mask, are what is sent through."""
+
+  given = ('semantic',)
+
+
+def load(args: argparse.Namespace) -> tuple[build.Experiment, Params]:
+  """The parts and an autoencoder; the flow's weights may be shapes only.
+
+  Raises:
+    ValueError: the model is no SemFlow, or nothing says whose weights to take.
+  """
+  if args.workdir:
+    experiment = workdirs.load(args.workdir)
+    _check(experiment)
+    step = workdirs.find_step(args.workdir, args.step)
+    return experiment, workdirs.load_params(experiment, args.workdir, step)
+  experiment = build.Experiment(common.load_config(args.config, args.set))
+  _check(experiment)
+  entries = experiment.init_from
+  if args.autoencoder:
+    entries = ((args.autoencoder, 'net/autoencoder', _IMAGE, 'exact'),)
+  entries = [entry for entry in entries if entry[2] == _IMAGE]
+  if not entries:
+    raise ValueError(
+      'whose autoencoder? Give --workdir or --autoencoder: the init_from of '
+      f'{args.config} names none for {_IMAGE}.'
+    )
+  weights.check_entries(entries)
+  shapes = jax.eval_shape(
+    experiment.model.init, jax.random.key(0), experiment.abstract_batch()
+  )
+  return experiment, weights.init_from(shapes, entries)[0]
+
+
+def _check(experiment):
+  if not isinstance(experiment.model, semflow.SemFlow):
+    name = experiment.config['model']['name']
+    raise ValueError(
+      f'model.name={name!r} paints no masks; name a run or a recipe of semflow.'
+    )
+
+
+def untouched(params: Params, batch: Any, keys: Any) -> dict[str, Any]:
+  """What is given, as if it had been read out without error."""
+  semantic = batch['given']['semantic']
+  return {'semantic': semantic, 'score': np.ones(semantic.shape, np.float32)}
+
+
+def there_and_back(
+  model: semflow.SemFlow, perturbation: float | int
+) -> Callable[..., dict[str, Any]]:
+  """(params, batch, keys) -> the masks that are given, encoded and decoded."""
+
+  @jax.jit
+  def call(params, batch, keys):
+    levels = jnp.full(keys.shape[0], float(perturbation))
+    given = {**batch['given'], 'perturbation': levels}
+    x_0 = model.start(params, {**batch, 'given': given}, keys)
+    return model.decode(params, x_0, {})  # as of a mask that was found
+
+  return call
+
+
+def score(
+  experiment: build.Experiment,
+  params: Params,
+  *,
+  perturbation: float | int | None,
+  resize: str = 'labels',
+  num_examples: int | None = None,
+) -> dict[str, float]:
+  """Metrics of the true masks after their way there and back.
+
+  Args:
+    experiment: of a SemFlow.
+    params: its frozen part alone is read.
+    perturbation: in levels of 0..255; None leaves the autoencoder out.
+    resize: of the read-out; see SemFlow.
+    num_examples: the first so many only; None for all.
+  """
+  model = dataclasses.replace(experiment.model, resize=resize)
+  sampler = untouched
+  if perturbation is None:
+    model = dataclasses.replace(model, resize='labels')
+  else:
+    sampler = there_and_back(model, perturbation)
+  return evaluate.evaluate(
+    model,
+    GivenMasks(experiment.categories),
+    {'frozen': params['frozen']},
+    experiment.eval_batches(num_examples),
+    sample_fn=sampler,
+    seed=experiment.sample_seed,
+    progress=False,
+  )
+
+
+def rows_of(
+  experiment: build.Experiment, params: Params, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+  """A row for what resizing takes away, and one for each setting."""
+  levels = args.perturbation
+  if levels is None:
+    levels = sorted({0.0, float(experiment.model.perturbation)})
+  cases = [(None, 'labels')]
+  cases += [(level, resize) for resize in args.resize for level in levels]
+  rows = []
+  for perturbation, resize in cases:
+    found = score(
+      experiment,
+      params,
+      perturbation=perturbation,
+      resize=resize,
+      num_examples=args.num_examples,
+    )
+    case = {'perturbation': perturbation, 'resize': resize}
+    rows.append({**case, 'metrics': found})
+    print(f'{case}: mIoU {found["miou"]:.4f}', file=sys.stderr)
+  return rows
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> list[str]:
+  """Scores of each row, and the IoU of each class."""
+  lines = [
+    [
+      'no autoencoder' if row['perturbation'] is None else row['perturbation'],
+      row['resize'],
+      *(row['metrics'][key] for key in SHOWN),
+    ]
+    for row in rows
+  ]
+  names = [k for k in rows[0]['metrics'] if k.startswith('iou_class/')]
+  classes = [
+    [name.partition('/')[2], *(row['metrics'][name] for row in rows)]
+    for name in names
+  ]
+  columns = [f'{line[0]}, {line[1]}' for line in lines]
+  return [
+    common.table(['perturbation', 'resize', 'mIoU', 'pixels'], lines),
+    common.table(['IoU of class', *columns], classes),
+  ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  argv = common.arguments(argv)
+  parser = common.parser(NAME, __doc__, 'configs/semflow_shapes.py')
+  parser.add_argument('--workdir', help='a run of semflow; its config counts')
+  parser.add_argument('--step', default='', help="its checkpoint, or 'best'")
+  parser.add_argument('--autoencoder', help='a run of image_autoencoder')
+  parser.add_argument('--num_examples', type=int, help='all without')
+  parser.add_argument(
+    '--perturbation',
+    type=float,
+    nargs='+',
+    help="in levels of 0..255; without: 0 and the model's",
+  )
+  parser.add_argument(
+    '--resize', nargs='+', default=semflow.RESIZES, choices=semflow.RESIZES
+  )
+  args = parser.parse_args(argv)
+  experiment, params = load(args)
+  rows = rows_of(experiment, params, args)
+  anchors = experiment.model.palette
+  common.report(
+    args,
+    argv,
+    name=NAME,
+    title='Masks through the autoencoder: the ceiling of SemFlow',
+    about=f'{common.sizes(experiment.config)}, {anchors.num_classes} colours '
+    f'of {anchors.levels} levels, {anchors.spacing} apart',
+    parts=tables(rows),
+    numbers={'rows': rows},
+  )
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
