@@ -10,6 +10,7 @@ pipe.segment('city.tif', tile=1024)           # a large picture
 pipe.segment('street.jpg', num_samples=8).agreement     # float32 [h, w]
 
 pipe.complete('street.jpg', partial)          # ids [h, w], 0 where unknown
+pipe.synthesize(mask, num_samples=4).images   # of classes [h, w]; SemFlow
 """
 
 import copy
@@ -25,6 +26,7 @@ from pix2seqd_jax import (
   build,
   completing,
   results,
+  synthesizing,
   tiles,
   workdir,
 )
@@ -34,6 +36,7 @@ from pix2seqd_jax.types import Category, Params
 
 FORMATS = results.FORMATS
 PanopticResult = results.PanopticResult
+SynthesisResult = synthesizing.SynthesisResult
 
 
 class Pipeline:
@@ -48,6 +51,7 @@ class Pipeline:
     self.experiment = experiment
     self.params = params
     self._completer = completing.Completer(experiment, params)
+    self._synthesizer = synthesizing.Synthesizer(experiment, params)
 
   @classmethod
   def from_pretrained(
@@ -188,6 +192,45 @@ class Pipeline:
       keep_given=keep_given,
     )
     return self._result(image, drawn)
+
+  def synthesize(
+    self,
+    mask: Any,
+    *,
+    steps: int | None = None,
+    num_samples: int = 1,
+    seed: int = 0,
+    perturbation: float | int | None = None,
+    values: str = 'classes',
+    callback: Callable[[int, int, Any, Any], None] | None = None,
+  ) -> SynthesisResult:
+    """A mask of classes -> pictures of it.
+
+    Args:
+      mask: integers [h, w], 0 = void; a file or PIL picture of such; or what
+        `segment` returned.
+      steps: calls of the network; None is the config's.
+      num_samples: pictures of the mask, which differ by the noise on it.
+      seed: the same seed gives the same pictures.
+      perturbation: half the width of that noise, in levels of 0..255; None is
+        what the model was trained with. Less makes pictures dull, more glaring
+        (SemFlow, section 3.4); with 0 all samples are equal.
+      values: 'classes' 1..C, or the data set's own 'ids'.
+      callback: as in `segment`; x and its estimate are latents.
+
+    Raises:
+      ValueError: a mask that cannot be read or holds other numbers, a model
+        that makes no pictures, or an argument out of range.
+    """
+    _check_samples(num_samples)
+    return self._synthesizer.draw(
+      synthesizing.read_mask(mask, self.experiment.categories, values),
+      _key(seed),
+      steps=steps,
+      num_samples=num_samples,
+      perturbation=perturbation,
+      callback=callback,
+    )
 
   def _result(self, image, drawn: results.Drawn) -> PanopticResult:
     ids, segments, agreed, entropy = drawn

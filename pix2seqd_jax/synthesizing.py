@@ -1,0 +1,227 @@
+"""Masks -> pictures: what Pipeline.synthesize does.
+
+The way back of a flow between pictures and masks (SemFlow, Wang et al. 2024,
+https://arxiv.org/abs/2405.20282, section 3.4): the same network, the same
+times in the other order.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from pix2seqd_jax import build, visualize
+from pix2seqd_jax.data import label_maps
+from pix2seqd_jax.types import Category, Params, Segment
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthesisResult:
+  """What was made of a mask.
+
+  Attributes:
+    images: of each sample uint8 [h, w, 3], at the size of the network: the
+      mask's, shrunk or enlarged as the config says.
+    mask: int32 [h', w'], the classes that were given; 0 = void.
+    categories: the classes.
+  """
+
+  images: tuple[np.ndarray, ...]
+  mask: np.ndarray
+  categories: tuple[Category, ...]
+
+  def panel(self, columns: int = 4) -> np.ndarray:
+    """The mask and all pictures side by side, with a legend; uint8."""
+    painted = visualize.paint(*as_map(self.mask), self.categories)
+    captions = ['mask']
+    captions += [f'sample {i}' for i in range(1, len(self.images) + 1)]
+    shown = [
+      visualize.panel(one, None, None, (), captions=(caption,), legend=False)
+      for one, caption in zip((painted, *self.images), captions, strict=True)
+    ]
+    strip = visualize.grid(shown, columns)
+    return visualize.with_legend(strip, [as_map(self.mask)], self.categories)
+
+  def save(
+    self, folder: str | os.PathLike, name: str = 'picture.png'
+  ) -> list[pathlib.Path]:
+    """Writes STEM.png, or STEM_1.png, STEM_2.png, ... of several samples.
+
+    Returns:
+      The files.
+    """
+    stem = pathlib.PurePath(name).stem
+    names = [f'{stem}.png']
+    if len(self.images) > 1:
+      names = [f'{stem}_{i}.png' for i in range(1, len(self.images) + 1)]
+    paths = [pathlib.Path(folder) / name for name in names]
+    for path, image in zip(paths, self.images, strict=True):
+      visualize.save_png(path, image)
+    return paths
+
+
+class Synthesizer:
+  """A trained model that makes pictures of masks.
+
+  Args:
+    experiment: the parts, from a work directory's config.
+    params: as from the checkpoint.
+  """
+
+  def __init__(self, experiment: build.Experiment, params: Params):
+    self.experiment, self.params = experiment, params
+
+  def batch(
+    self, mask: np.ndarray, perturbation: float | int | None = None
+  ) -> tuple[Any, Any]:
+    """A mask that `read_mask` has read -> (the device's inputs, its meta).
+
+    Raises:
+      ValueError: a model that makes no pictures, or a perturbation with which
+        masks would not be what they are.
+    """
+    ids, segments = as_map(mask)
+    example = {
+      'image': np.zeros((*mask.shape, 3), np.uint8),
+      'ids': ids,
+      'segments': segments,
+      'index': 0,
+      'file': '',
+    }
+    batch, meta = self.experiment.single(example, ('semantic',))
+    if perturbation is not None:
+      check_perturbation(self.experiment.model, perturbation)
+      told = np.full(1, perturbation, np.float32)
+      batch['given']['perturbation'] = jax.numpy.asarray(told)
+    self._check(batch)
+    return batch, meta
+
+  def _check(self, batch):
+    model = self.experiment.model
+    start = getattr(model, 'start', None)
+    keys = jax.random.split(jax.random.key(0), 1)
+    if start and jax.eval_shape(start, self.params, batch, keys) is not None:
+      return
+    name = self.experiment.config['model']['name']
+    raise ValueError(
+      f'a model {name!r} makes no pictures of masks; use one that leads from '
+      "each to the other (model.name='semflow')."
+    )
+
+  def draw(
+    self,
+    mask: np.ndarray,
+    key: Any,
+    *,
+    steps: int | None = None,
+    num_samples: int = 1,
+    perturbation: float | int | None = None,
+    callback: Callable | None = None,
+  ) -> SynthesisResult:
+    """The pictures; see Pipeline.synthesize."""
+    batch, meta = self.batch(mask, perturbation)
+    told = {'callback': callback} if callback else {}
+    sample_fn = self.experiment.sample_fn(steps, None, num_samples, **told)
+    raw = jax.device_get(sample_fn(self.params, batch, key[None]))
+    images = [
+      self.experiment.model.read_out(
+        jax.tree.map(lambda leaf, i=i: leaf[i], raw), meta
+      ).image
+      for i in range(num_samples)
+    ]
+    return SynthesisResult(tuple(images), mask, self.experiment.categories)
+
+
+def check_perturbation(model: Any, perturbation: float | int) -> None:
+  """Raises ValueError for noise that would make one class another.
+
+  Args:
+    model: a SemFlow.
+    perturbation: half its width, in levels of 0 .. 255.
+  """
+  palette = getattr(model, 'palette', None)
+  limit = palette.spacing / 2 if palette else np.inf
+  number = isinstance(perturbation, int | float | np.number)
+  if not (number and 0 <= perturbation < limit):
+    raise ValueError(
+      f'perturbation={perturbation!r} must be 0 or more and below {limit:g} '
+      'levels, half of the spacing of anchors, or classes could not be told '
+      f'apart; trained with {getattr(model, "perturbation", None)}.'
+    )
+
+
+def as_map(mask: np.ndarray) -> tuple[np.ndarray, tuple[Segment, ...]]:
+  """Classes [h, w] -> (ids, segments): one segment for each class."""
+  found = np.unique(mask[mask > 0]).tolist()
+  return mask, tuple(Segment(c, c) for c in found)
+
+
+def read_mask(
+  mask: Any, categories: Sequence[Category], values: str = 'classes'
+) -> np.ndarray:
+  """A mask in any form -> classes int32 [h, w], 0 = void.
+
+  Args:
+    mask: a path of a label map (of modes 1, L, P, I), a PIL picture, integers
+      [h, w], or a result of Pipeline.segment.
+    categories: class c is `categories[c - 1]`.
+    values: 'classes', 0 for void and 1..C; or 'ids', the data set's own
+      numbers, with void as label_maps.label_values has it.
+
+  Raises:
+    ValueError: a file that cannot be read, no map of integers, or a number
+      that is no class.
+  """
+  if hasattr(mask, 'segmentation'):
+    return mask.semantic('classes').astype(np.int32)
+  if isinstance(mask, str | os.PathLike):
+    mask = _open(mask)
+  if hasattr(mask, 'getbands') and len(mask.getbands()) > 1:
+    raise ValueError(
+      f'mask is a picture of mode {mask.mode}; give a label map: one number, '
+      'the class, for each pixel.'
+    )
+  found = np.asarray(mask)
+  if found.dtype == bool:
+    found = found.astype(np.int32)
+  if found.dtype.kind not in 'iu' or found.ndim != 2 or not found.size:
+    raise ValueError(
+      f'mask is {found.dtype} {found.shape}; give integers [h, w]: the class '
+      'of each pixel, 0 where there is none.'
+    )
+  known = np.arange(len(categories) + 1)
+  if values != 'classes':
+    known = label_maps.label_values(categories, values).astype(np.int64)
+  numbers, which = np.unique(found, return_inverse=True)
+  unknown = numbers[~np.isin(numbers, known)]
+  if len(unknown):
+    raise ValueError(
+      f'mask holds {", ".join(map(str, unknown[:5].tolist()))} but values='
+      f'{values!r} of this model are {_span(known)}; map them to its '
+      f'{len(categories)} classes, or to void ({known[0]}).'
+    )
+  order = np.argsort(known)
+  classes = order[np.searchsorted(known[order], numbers)]
+  return classes[which].reshape(found.shape).astype(np.int32)
+
+
+def _open(path):
+  try:
+    with Image.open(path) as picture:
+      picture.load()
+      return picture
+  except OSError as error:
+    raise ValueError(f'mask {path} cannot be read: {error}') from error
+
+
+def _span(known):
+  numbers = np.sort(known).tolist()
+  if numbers == list(range(numbers[0], numbers[-1] + 1)):
+    return f'{numbers[0]}..{numbers[-1]}'
+  shown = ', '.join(map(str, numbers[:12]))
+  return shown + (', ...' if len(numbers) > 12 else '')
