@@ -20,9 +20,12 @@ class RandomFlip:
   def __post_init__(self):
     if not 0 <= self.chance <= 1:
       raise ValueError(f'random_flip: chance={self.chance} must lie in [0, 1].')
-    numbers = [number for pair in self.swap for number in pair]
+    fits = isinstance(self.swap, tuple | list) and all(
+      isinstance(p, tuple | list) and len(p) == 2 for p in self.swap
+    )
+    numbers = [number for pair in self.swap for number in pair] if fits else []
     if (
-      any(len(pair) != 2 for pair in self.swap)
+      not fits
       or any(type(n) is not int or n < 1 for n in numbers)
       or len(set(numbers)) < len(numbers)
     ):

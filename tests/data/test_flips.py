@@ -51,7 +51,8 @@ def test_a_swap_within_one_resize():
 
 
 @pytest.mark.parametrize(
-  'swap', [((1,),), ((1, 2, 3),), ((0, 1),), ((1, 2), (2, 3)), ((1, 'b'),)]
+  'swap',
+  [((1,),), ((1, 2, 3),), ((0, 1),), ((1, 2), (2, 3)), ((1, 'b'),), 5, (1, 2)],
 )
 def test_swaps_that_are_none(swap):
   with pytest.raises(ValueError, match='must be pairs of class numbers'):
