@@ -12,7 +12,11 @@ from pix2seqd_jax import build, commands, recipe
 from pix2seqd_jax.train import sharding, state
 from pix2seqd_jax.types import Category
 
-NAMES = ('image_autoencoder_shapes', 'image_autoencoder_nuclei')
+NAMES = (
+  'image_autoencoder_shapes',
+  'image_autoencoder_nuclei',
+  'image_autoencoder_camvid',
+)
 RECIPES = tuple(
   (name, variant)
   for name in NAMES

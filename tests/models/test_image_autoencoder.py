@@ -169,3 +169,60 @@ def test_a_read_out_is_the_picture_without_its_padding():
 def test_refused(kwargs, words):
   with pytest.raises(ValueError, match=words):
     tiny(**kwargs)
+
+
+# Masks beside pictures, for SemFlow.
+
+MASKS = {
+  'share': 0.5,
+  'anchors': {'levels': 2, 'spacing': 200},
+  'perturbation': 30,
+}
+
+
+def labelled(batch):
+  semantic = np.arange(2 * 8 * 12).reshape(2, 8, 12) % 4
+  return {**batch, 'semantic': semantic.astype(np.int32)}
+
+
+def test_the_first_pictures_are_masks(batch):
+  """Within the perturbation of their colours, all of it valid."""
+  model = tiny(masks=MASKS, mask_size=(8, 12))
+  given = labelled(batch)
+  given['valid'] = given['valid'][::-1]
+  made = model.with_masks(given, jax.random.key(0))
+  seen = image_autoencoder.pictures(made)
+  colors = model.palette.colors[given['semantic'][0]].astype(np.float32)
+  moves = np.asarray(seen[0]) - (colors / 127.5 - 1)
+  assert np.abs(moves).max() <= 30 / 127.5 + 1e-6
+  assert np.abs(moves).max() > 25 / 127.5 and abs(moves.mean()) < 0.03
+  assert np.asarray(made['valid']).all()
+  np.testing.assert_allclose(
+    seen[1], image_autoencoder.pictures(given)[1], atol=1e-6
+  )
+  # What the host has painted goes before.
+  painted = np.full((2, 8, 12, 3), 255, np.uint8)
+  made = model.with_masks({**given, 'colors': painted}, jax.random.key(0))
+  again = np.asarray(image_autoencoder.pictures(made)[0])
+  np.testing.assert_allclose(again - 1, moves, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('masks', 'words'),
+  [
+    ({'share': 0}, 'share=0 must be above 0'),
+    ({'share': 1.5}, 'share=1.5 must be above 0, at most 1'),
+    ({'part': 0.5}, 'masks.part is unknown'),
+    ({'anchors': {'level': 2}}, "Did you mean 'levels'"),
+    ({'anchors': {'levels': 1}}, 'num_classes=3 must be 1 to 1'),
+    ({'perturbation': 100}, 'perturbation=100 must be 0 or more and below'),
+  ],
+)
+def test_masks_that_do_not_fit(masks, words):
+  with pytest.raises(ValueError, match=words):
+    tiny(masks=MASKS | masks, mask_size=(8, 12))
+
+
+def test_masks_have_the_size_of_pictures():
+  with pytest.raises(ValueError, match=r'mask_size=\(4, 4\) must be'):
+    tiny(masks=MASKS)

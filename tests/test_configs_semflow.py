@@ -1,0 +1,220 @@
+"""SemFlow's recipes: the release's numbers, sizes by shapes alone, smoke."""
+
+import functools
+import importlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import image_autoencoder_camvid, image_autoencoder_shapes
+from pix2seqd_jax import build, commands, recipe
+from pix2seqd_jax.train import archive, sharding
+from pix2seqd_jax.types import Category
+
+RELEASED = ('semflow_cocostuff', 'semflow_celeb', 'semflow_cityscapes')
+SMALL = ('semflow_shapes', 'semflow_camvid')
+UNET, VAE = 859_520_964, 83_653_863
+
+
+def get_config(name, variant=''):
+  return importlib.import_module(f'configs.{name}').get_config(variant)
+
+
+def variants(name):
+  return ('', *importlib.import_module(f'configs.{name}').VARIANTS)
+
+
+def experiment_of(config):
+  """Without the data set's files: dummy classes of the right number."""
+  classes = tuple(
+    Category(i + 1, f'class {i + 1}', is_thing=False)
+    for i in range(config.data.num_classes)
+  )
+  return build.Experiment(config, classes)
+
+
+@functools.cache
+def shapes(name, variant=''):
+  """{path: shape} of the parameters; tracing them takes seconds."""
+  experiment = experiment_of(get_config(name, variant))
+  init = jax.eval_shape(experiment.model.init, jax.random.key(0), None)
+  return {k: v.shape for k, v in sharding.flat_paths(init).items()}
+
+
+def count(found, prefix=''):
+  return sum(int(np.prod(s)) for k, s in found.items() if k.startswith(prefix))
+
+
+@pytest.mark.parametrize('name', RELEASED + SMALL)
+def test_every_variant_builds_and_survives_json(name):
+  for variant in variants(name):
+    plain = recipe.plain(get_config(name, variant))
+    again = recipe.from_plain(json.loads(json.dumps(plain)))
+    assert recipe.plain(again) == plain
+    experiment = experiment_of(again)
+    for split in ('train', 'eval'):
+      experiment.check_transforms(split)
+    assert len(experiment.grid().now) == again.sample.steps
+    assert experiment.model.palette.num_classes == again.data.num_classes
+    assert 'miou' in experiment.task.empty().compute()
+    # All classes at once have a name, so that none is lost.
+    assert again.data.max_instances > again.data.num_classes
+  with pytest.raises(ValueError, match="'dmr' is unknown; known: "):
+    get_config(name, 'dmr')
+  with pytest.raises(ValueError, match='dsm and reflow do not go together'):
+    get_config(name, 'reflow,dsm')
+
+
+# The release (methods sheet, section 5.5).
+
+
+def test_the_release_s_parameters():
+  found = shapes('semflow_cocostuff')
+  assert count(found, 'net/') == count(found, 'net/unet/') == UNET
+  assert count(found, 'frozen/image/') == VAE
+  assert found['frozen/prompt/tokens'] == (77, 768)
+  assert len(found) == 686 + 248 + 1
+
+
+def test_the_baseline_has_eight_channels():
+  ours, theirs = shapes('semflow_celeb', 'dsm'), shapes('semflow_cocostuff')
+  conv_in = 'net/unet/conv_in/kernel'
+  assert ours[conv_in] == (3, 3, 8, 320)
+  assert {k for k in ours if ours[k] != theirs[k]} == {conv_in}
+  config = get_config('semflow_celeb', 'dsm')
+  rules = {entry[2]: entry[3] for entry in config.init_from}
+  assert rules == {
+    'net/unet': 'grow',
+    'frozen/image': 'exact',
+    'frozen/prompt': 'exact',
+  }
+
+
+def test_reflow_goes_on_from_the_flow():
+  config = get_config('semflow_celeb', 'reflow')
+  assert {entry[:3] for entry in config.init_from} == {
+    ('runs/celeb', 'net/unet', 'net/unet'),
+    ('runs/celeb', 'net/unet', 'frozen/teacher'),
+    ('runs/celeb', 'frozen/image', 'frozen/image'),
+    ('runs/celeb', 'frozen/prompt', 'frozen/prompt'),
+  }
+
+
+@pytest.mark.parametrize(
+  ('name', 'size', 'batch', 'steps', 'rates', 'dtype'),
+  [
+    (
+      'semflow_celeb',
+      *((512, 512), 256, 80_000),
+      {0: 0, 250: 1e-5, 500: 2e-5, 40_250: 1e-5, 80_000: 0},
+      'bfloat16',
+    ),
+    (
+      'semflow_cityscapes',
+      *((512, 1024), 256, 8000),
+      {0: 0, 500: 5e-5, 4250: 2.5e-5, 8000: 0},
+      'bfloat16',
+    ),
+    (
+      'semflow_cocostuff',
+      *((512, 512), 128, 320_000),
+      {0: 0, 5000: 5e-6, 10_000: 1e-5, 320_000: 1e-5},
+      'float32',
+    ),
+  ],
+)
+def test_the_release_s_training(name, size, batch, steps, rates, dtype):
+  config = get_config(name)
+  data, adamw, model = config.data, config.optimizer, config.model
+  assert data.image_size == data.mask_size == size
+  assert (data.batch_size, config.train.steps) == (batch, steps)
+  rate = experiment_of(config).learning_rate
+  for step, wanted in rates.items():
+    assert float(rate(step)) == pytest.approx(wanted, rel=1e-4, abs=1e-12)
+  assert (adamw.b1, adamw.b2, adamw.eps) == (0.9, 0.999, 1e-8)
+  assert (adamw.weight_decay, adamw.decay_mask) == (0.01, 'all')
+  assert (adamw.clip_norm, adamw.ema_decay) == (1.0, 0.0)
+  assert adamw.name == 'torch_adamw'
+  assert not config.eval.use_ema
+  assert model.dtype == dtype
+  assert model.anchors.to_dict() == {'levels': 6, 'spacing': 50}
+  assert (model.perturbation, model.posterior) == (6.375, 'sample')
+  assert (model.latent_scale, model.prompt_tokens) == (0.18215, 77)
+  assert (config.sample.stepper, config.sample.steps) == ('euler', 25)
+  assert config.train.save_every <= config.train.steps
+  names = [pair[0] for pair in data.train_transforms]
+  crop = [] if name == 'semflow_cityscapes' else ['square_crop']
+  assert names == ['random_flip', *crop, 'resize_to_fit', 'pad']
+  resize = dict(data.train_transforms)['resize_to_fit']
+  assert resize == {'stretch': True, 'method': 'bicubic'}
+  assert dict(data.eval_transforms)['resize_to_fit'] == resize
+
+
+def test_masks_are_painted_before_the_crop_by_a_variant():
+  experiment = experiment_of(get_config('semflow_celeb', 'colors,swap,smoke'))
+  pairs = experiment.transform_pairs('train')
+  assert [name for name, _ in pairs[:3]] == [
+    *('random_flip', 'paint', 'square_crop')
+  ]
+  assert pairs[0][1] == {'swap': ((5, 6), (7, 8), (9, 10))}
+  assert pairs[1][1] == {'num_classes': 19, 'levels': 6, 'spacing': 50}
+  config = get_config('semflow_celeb', 'swap')
+  config.data.num_classes = 9
+  with pytest.raises(ValueError, match='names class 10, but'):
+    experiment_of(config).check_transforms('train')
+
+
+# Small enough to run here.
+
+
+@pytest.mark.parametrize(
+  ('name', 'pictures'),
+  [
+    ('semflow_shapes', image_autoencoder_shapes.get_config('masks')),
+    ('semflow_camvid', image_autoencoder_camvid.get_config()),
+    ('semflow_camvid:gpu', image_autoencoder_camvid.get_config('gpu')),
+  ],
+)
+def test_the_autoencoder_is_the_one_that_saw_such_masks(name, pictures):
+  name, _, variant = name.partition(':')
+  config = get_config(name, variant)
+  model, masks = config.model, pictures.model.masks
+  assert model.image_autoencoder == pictures.model.network
+  assert model.anchors == masks.anchors
+  assert model.perturbation == masks.perturbation
+  assert config.data.mask_size == pictures.data.mask_size
+  ((_, source, target, _),) = config.init_from
+  theirs = experiment_of(pictures)
+  init = jax.eval_shape(theirs.model.init, jax.random.key(0), None)
+  init = {k: v.shape for k, v in sharding.flat_paths(init).items()}
+  found = shapes(name, variant)
+  assert {k for k in found if k.startswith(target)} == {
+    k.replace(source, target) for k in init
+  }
+
+
+def test_shapes_smoke_trains_and_evaluates(tmp_path):
+  config = get_config('semflow_shapes', 'smoke')
+  config.train.update({'steps': 4, 'save_every': 0, 'eval_every': 0})
+  commands.train(config, tmp_path)
+  results = commands.evaluate(tmp_path)
+  assert archive.steps_in(tmp_path)[-1] == 4
+  assert 0 <= results['miou'] <= 1 and 0 <= results['pixel_accuracy'] <= 1
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  losses = [json.loads(line).get('loss', 0.0) for line in lines]
+  assert np.isfinite(losses).all()
+
+
+def test_camvid_smoke_trains_on_real_files_painted(shared, tmp_path):
+  """Colours come from the host, as the release has them."""
+  config = get_config('semflow_camvid', 'smoke')
+  config.data.root = str(shared / 'data' / 'camvid')
+  config.train.update({'steps': 2, 'save_every': 0, 'eval_every': 0})
+  config.eval.num_examples = 8
+  config.sample.steps = 1
+  pairs = config.data.train_transforms
+  config.data.train_transforms = (('paint', {}), *pairs)
+  commands.train(config, tmp_path)
+  assert 0 <= commands.evaluate(tmp_path)['miou'] <= 1
