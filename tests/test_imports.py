@@ -31,6 +31,8 @@ ALLOWED = {
   # The command of that room: it builds a recipe's model to check a checkpoint
   # against, and writes a work directory, so it stands above build and train.
   'pretrained.export': ('pretrained', 'train'),
+  'pretrained.whole': ('pretrained', 'train'),
+  'pretrained.null_prompt': ('pretrained', 'architectures', 'train'),
   'pretrained.__main__': (
     'pretrained',
     'arguments',
@@ -121,7 +123,16 @@ ALLOWED = {
     'data.files',
     'train.log',
   ),
-  'commands': ('types', 'build', 'workdir', 'pipeline', 'visualize', 'train'),
+  'commands': (
+    'types',
+    'build',
+    'workdir',
+    'pipeline',
+    'synthesizing',
+    'visualize',
+    'data.label_maps',
+    'train',
+  ),
   'strips': (
     'types',
     'agreement',
@@ -140,6 +151,7 @@ ALLOWED = {
     'visualize',
     'diffusion.straightness',
     'data.files',
+    'data.label_maps',
   ),
   'export': ('workdir', 'palettes', 'visualize', 'data.writers'),
   'arguments': ('types', 'registry', 'recipe', 'build', 'data'),

@@ -21,6 +21,8 @@ directory for Pipeline.from_pretrained too; with --part encoder it takes the
 encoder alone, of a Pix2Seq-D or of a detector. So does the fourth, which puts
 the networks where our LDMSeg has them (`--from ldmseg-start`: those of Stable
 Diffusion that its training begins with); without --config it writes no recipe.
+`--from semflow` has the UNet alone: what is beside it in the model comes out
+of the recipe's init_from.
 --config.KEY=VALUE changes the recipe. --dry-run prints what becomes of names.
 """
 
@@ -35,9 +37,15 @@ import jax
 
 from pix2seqd_jax import arguments, build, workdir
 from pix2seqd_jax.data import categories
-from pix2seqd_jax.pretrained import export, pix2seq_tf, sources, tf_checkpoint
+from pix2seqd_jax.pretrained import (
+  export,
+  pix2seq_tf,
+  sources,
+  tf_checkpoint,
+  whole,
+)
 from pix2seqd_jax.pretrained.plan import Plan
-from pix2seqd_jax.train import sharding, state, weights
+from pix2seqd_jax.train import state, weights
 
 _DEFAULT = 'configs/pix2seq_d_coco.py:highres'
 
@@ -201,8 +209,7 @@ def convert_parts(
   found = sources.find(source, checkpoint, only=only, key=key)
   family = sources.named(source)
   experiment = None if config is None else build.Experiment(config)
-  if experiment:
-    _check_model(experiment, family, found)
+  rest = whole.rest(experiment, family, found) if experiment else {}
   lines = []
   for name, one in found.items():
     lines += [f'{name}: {type(one.module).__name__}', *one.plan.lines()]
@@ -212,7 +219,7 @@ def convert_parts(
   export.check_folder(folder)
   if experiment:
     experiment = build.Experiment(config, _classes(experiment, classes))
-  params = _read_all(family, found, cast)
+  params = whole.merged(_read_all(family, found, cast), rest)
   if experiment:
     workdir.save(experiment, folder)
   weights.save_params(folder, 0, params)
@@ -239,39 +246,6 @@ def _read_all(family, found, cast) -> dict[str, Any]:
     if 'batch_stats' in variables:
       params['stats'][place] = variables['batch_stats']
   return params
-
-
-def _check_model(experiment, family, found) -> None:
-  """Raises ValueError where a model has other parameters than were found."""
-  if not family.places:
-    raise ValueError(
-      '--config goes with checkpoints that are a whole model of ours: '
-      f'{", ".join(k for k, v in sources.SOURCES.items() if v.places)}, '
-      f'{", ".join(CONVERTERS)}.'
-    )
-  tree = jax.eval_shape(
-    experiment.model.init, jax.random.key(0), experiment.abstract_batch()
-  )
-  wanted = {k: v.shape for k, v in sharding.flat_paths(tree).items()}
-  given = {
-    f'{family.place(name)}/{path}': leaf.shape
-    for name, one in found.items()
-    for path, leaf in sharding.flat_paths(
-      dict(family.parts[name].shapes(one.module)['params'])
-    ).items()
-  }
-  problems = [f'missing: {k} {wanted[k]}' for k in wanted.keys() - given.keys()]
-  problems += [f'extra: {k}' for k in given.keys() - wanted.keys()]
-  problems += [
-    f'misshapen: {k} is {given[k]}, the model has {wanted[k]}'
-    for k in given.keys() & wanted.keys()
-    if given[k] != wanted[k]
-  ]
-  if problems:
-    raise ValueError(
-      f'{len(problems)} arrays are not those of the model of --config, among '
-      'them:\n  ' + '\n  '.join(sorted(problems)[:20])
-    )
 
 
 def _how_to_start(family, found, folder) -> list[str]:

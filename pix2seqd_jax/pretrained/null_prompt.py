@@ -6,6 +6,8 @@ r"""The embedding of one prompt, usually the empty one, as a small file.
 
 Models that condition on no text but the empty one, or drop it for guidance,
 need nothing more of CLIP than this array, [77, 768] for Stable Diffusion 1.x.
+With a name that does not end in .npy, --out is a directory for
+config.init_from, with the array as frozen/prompt/tokens (SemFlow).
 """
 
 import argparse
@@ -22,6 +24,7 @@ from jaxtyping import Float
 
 from pix2seqd_jax.architectures.clip_text import CLIPText
 from pix2seqd_jax.pretrained import sources, tokens
+from pix2seqd_jax.train import weights
 
 _OURS = 'pretrained.json'  # in a directory that our conversion made
 
@@ -91,7 +94,7 @@ def write(
     text_encoder: whatever `--from sd15 --part text_encoder` reads: a folder
       of diffusers or transformers, one of a whole pipeline, a file.
     tokenizer: see tokens.Tokenizer.
-    out: a file ending in .npy that does not exist.
+    out: a file ending in .npy that does not exist, or a new directory.
     prompt: the text.
     cast: 'float32' takes weights in half precision too.
 
@@ -102,8 +105,10 @@ def write(
     ValueError: see sources.load, tokens.Tokenizer and `embed`.
   """
   file = pathlib.Path(out)
-  if file.suffix != '.npy' or file.exists():
-    raise ValueError(f'--out={out} must be a new file that ends in .npy.')
+  if file.suffix not in ('', '.npy') or file.exists():
+    raise ValueError(
+      f'--out={out} must be a new file that ends in .npy, or a new directory.'
+    )
   if (pathlib.Path(text_encoder) / _OURS).is_file():
     raise ValueError(
       f'--text-encoder={text_encoder} is a directory of ours; name the '
@@ -117,8 +122,12 @@ def write(
   if module.num_positions < texts.length:
     texts = tokens.Tokenizer(tokenizer, module.num_positions)
   found = embed(module, variables, texts, prompt)
-  file.parent.mkdir(parents=True, exist_ok=True)
-  np.save(file, found)
+  if file.suffix == '.npy':
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(file, found)
+  else:
+    tree = {'net': {}, 'frozen': {'prompt': {'tokens': found}}}
+    weights.save_params(file, 0, tree)
   return [f'wrote {file}: float32 {found.shape}, the states of {prompt!r}']
 
 
@@ -132,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add = parser.add_argument
   add('--text-encoder', required=True, help='a folder or a file of weights')
   add('--tokenizer', required=True, help='a folder with vocab.json, merges.txt')
-  add('--out', required=True, help='the .npy file to write')
+  add('--out', required=True, help='the .npy file, or directory, to write')
   add('--prompt', default='', help='the text; by default the empty one')
   add('--cast', choices=('float32',), help='take half precision too')
   try:

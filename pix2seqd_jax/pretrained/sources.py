@@ -297,6 +297,8 @@ SOURCES = {
     places=ldmseg.START_PLACES,
     rule='grow',
   ),
+  # A released file and what training leaves: the UNet alone.
+  'semflow': Source({'unet': sd_unet.PART}, places={'unet': 'net/unet'}),
   'inception-fid': Source({'inception': inception_fid.PART}),
   'lpips-vgg': Source({'lpips': lpips_vgg.PART}, is_split=True),
 }

@@ -20,6 +20,10 @@ _NAMES = tuple(
   for ending in ('.safetensors', '.safetensors.index.json', '.bin')
   for stem in STEMS
 )
+# What DeepSpeed writes of a model beside the states of its optimizer, in a
+# folder of accelerate's or its own.
+_DEEPSPEED = 'mp_rank_00_model_states.pt'
+_DEEPSPEED_NAMES = (f'pytorch_model/{_DEEPSPEED}', _DEEPSPEED)
 _PICKLES = ('.bin', '.pt', '.pth', '.ckpt')
 _TYPES = {
   'F64': 'float64',
@@ -117,7 +121,7 @@ def read_all(
 
 
 def _in_folder(folder: pathlib.Path) -> pathlib.Path:
-  for name in _NAMES:
+  for name in (*_NAMES, *_DEEPSPEED_NAMES):
     if (folder / name).is_file():
       return folder / name
   halves = [

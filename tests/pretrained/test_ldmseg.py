@@ -354,8 +354,3 @@ def test_with_a_recipe_it_is_a_work_directory(file, ours, tmp_path):
   with pytest.raises(ValueError, match='not those of the model of --config'):
     command.convert_parts('ldmseg', file, out + '2', **with_recipe)
   assert not (tmp_path / 'out2').exists()
-
-
-def test_a_recipe_goes_with_a_whole_model():
-  with pytest.raises(ValueError, match='that are a whole model of ours: ldms'):
-    command._check_model(None, sources.named('clip'), {})

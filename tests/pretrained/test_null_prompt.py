@@ -7,6 +7,7 @@ import pytest
 import tiny_clip
 
 from pix2seqd_jax.pretrained import null_prompt, tokens
+from pix2seqd_jax.train import weights
 
 
 @pytest.fixture(scope='module')
@@ -36,6 +37,9 @@ def test_written_and_read(pipeline, tmp_path, capsys):
   found = null_prompt.load(out, width=8)
   assert found.dtype == np.float32
   np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+  run(pipeline, tmp_path / 'prompt', '--prompt', 'a dog')
+  tree = weights.load_params(tmp_path / 'prompt')['frozen']
+  np.testing.assert_array_equal(tree['prompt']['tokens'], found)
 
 
 def test_a_shorter_tower_gets_shorter_texts(pipeline, tmp_path):

@@ -1,5 +1,6 @@
 """PyTorch's own files, written by PyTorch."""
 
+import collections
 import pathlib
 import pickle
 
@@ -104,3 +105,25 @@ def test_truncated(tmp_path, keep, zipped):
   path.write_bytes(path.read_bytes()[:keep])
   with pytest.raises(ValueError, match=r'w\.bin (holds|is no whole)'):
     torch_files.read(path)
+
+
+@pytest.mark.parametrize('inner', ['', 'pytorch_model'])
+def test_a_checkpoint_of_deepspeed(tmp_path, inner):
+  """Weights under `module`, beside what DeepSpeed tells of the run."""
+  path = tmp_path / inner / 'mp_rank_00_model_states.pt'
+  path.parent.mkdir(exist_ok=True)
+  shapes = collections.OrderedDict((k, v.shape) for k, v in WEIGHTS.items())
+  torch.save(
+    {
+      'module': collections.OrderedDict(WEIGHTS),
+      'buffer_names': [],
+      'optimizer': None,
+      'param_shapes': [shapes],
+      'global_steps': 80_000,
+      'ds_config': {'zero_optimization': {'stage': 2}},
+      'ds_version': '0.12.6',
+    },
+    path,
+  )
+  same(torch_files.read(tmp_path))
+  same(torch_files.read(path))
