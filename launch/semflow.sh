@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# SemFlow on generated scenes, from a fresh clone: trains the autoencoder of
+# pictures and painted masks and the flow between their latents, evaluates it
+# both ways (masks of pictures, pictures of masks), and draws films of both.
+# About an hour on two cores; no data and nobody's weights needed.
+#
+#   bash launch/semflow.sh
+#
+# Run again, it goes on where it stopped. VENV is the folder of the environment
+# (.venv), VARIANT e.g. :smoke, EXTRAS e.g. cuda12.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+venv=${VENV:-.venv}
+variant=${VARIANT:-}
+smoke=
+case $variant in *smoke*) smoke=,smoke ;; esac
+bash launch/venv.sh "$venv" "${EXTRAS:-}"
+run() {
+  echo "== $1: $2 -> $3"
+  "$venv/bin/python" -m pix2seqd_jax.run --config "$2" --workdir "$3" \
+    --mode "${@:4}"
+}
+own=configs/workdir.py:runs/semflow
+
+run 'Autoencoder' "configs/image_autoencoder_shapes.py:masks$smoke" \
+  runs/semflow_autoencoder train
+run 'Flow' "configs/semflow_shapes.py$variant" runs/semflow train
+run 'Evaluate, masks of pictures' "$own" runs/semflow eval |
+  tee runs/semflow/evaluation.txt
+run 'Evaluate, pictures of masks' "$own" runs/semflow eval \
+  --config.task.name=synthesis | tee runs/semflow/synthesis.txt
+echo '== Films and strips of both ways -> runs/semflow/flows'
+"$venv/bin/python" -m pix2seqd_jax.flows --workdir runs/semflow \
+  --output runs/semflow/flows --num 4
