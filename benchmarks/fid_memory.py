@@ -18,6 +18,7 @@ NAME = 'fid_memory'
 LIMIT = 2 * 2**30
 
 _ADD = """
+import sys
 import time
 import numpy as np
 import scipy.linalg
@@ -39,8 +40,8 @@ print('seconds to take', time.perf_counter() - start, file=sys.stderr)
 
 def scripts(pictures: int, width: int) -> dict[str, str]:
   """{step: a program of Python}."""
-  add = 'import sys\n' + _ADD.format(pictures=pictures, width=width)
-  return {'features': add, 'distance': add + _TAKE}
+  add = _ADD.format(pictures=pictures, width=width)
+  return {'features': add.strip(), 'distance': (add + _TAKE).strip()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
