@@ -105,8 +105,11 @@ class SynthesisTask(semantic.SemanticTask):
     Raises:
       ValueError: the model makes no pictures.
     """
+    # Split over devices as the pictures are: of several processes, each reads
+    # its own rows.
+    where = jnp.asarray(batch['valid']).sharding
     truth = _pictures(batch['image'], batch['valid'])
-    told = self._told(batch)
+    told = self._told(batch, where)
     drawn = [
       _drawn(sample_fn(told, _fold(keys, i) if i else keys))
       for i in range(self.num_samples)
@@ -124,19 +127,21 @@ class SynthesisTask(semantic.SemanticTask):
       ]
       measured['diversity'] = sum(pairs) / len(pairs)
     again = sample_fn({'image': made[0], 'valid': batch['valid']}, keys)
+    measured = jax.device_put(measured, where)
     return {**again, 'image': drawn[0], 'measured': measured}
 
-  def _told(self, batch: types.Batch) -> dict[str, Any]:
+  def _told(self, batch: types.Batch, where: Any) -> dict[str, Any]:
     """What the model makes pictures from: not from the true ones."""
     # A cached latent of the picture is the picture.
     told = {k: v for k, v in batch.items() if k != 'image_latent'}
-    told['image'] = jnp.zeros_like(batch['image'])
+    blank = np.zeros(batch['image'].shape, batch['image'].dtype)
+    told['image'] = jax.device_put(blank, where)
     if self.perturbation >= 0:
-      like = jnp.asarray(batch['valid'])
-      levels = jnp.full(like.shape[0], self.perturbation, jnp.float32)
-      # Split over devices as the pictures are.
-      levels = jax.device_put(levels, like.sharding)
-      told['given'] = {**batch['given'], 'perturbation': levels}
+      levels = np.full(len(blank), self.perturbation, np.float32)
+      told['given'] = {
+        **batch['given'],
+        'perturbation': jax.device_put(levels, where),
+      }
     return told
 
   def paste(

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy_semflow
 
-from pix2seqd_jax import registry, types
+from pix2seqd_jax import commands, registry, types
 from pix2seqd_jax.tasks.synthesis import SynthesisTask
 from pix2seqd_jax.train import evaluate
 
@@ -156,6 +157,24 @@ def test_padding_is_the_same_grey_on_both_sides(predict):
   measured = raw['measured']
   np.testing.assert_allclose(measured['pairwise'], 0, atol=1e-7)
   np.testing.assert_allclose(measured['made'], measured['real'], rtol=1e-6)
+
+
+def test_both_tasks_of_one_run():
+  """By the networks' own path: a flow from masks to brighter ones."""
+  experiment = toy_semflow.toy_flow(task='synthesis')
+  experiment.config['eval']['num_examples'] = 10
+  found = commands.evaluate_params(experiment, toy_semflow.PARAMS)
+  # Half of the size of the scenes: borders are lost, nothing else.
+  assert 0.7 < found['resegmentation_miou'] < 1
+  assert found['fid'] > 0 < found['lpips_pairwise']
+  assert 0 < found['lpips_diversity'] < 0.1 * found['lpips_pairwise']
+  assert not found['fid_is_inception'] and not found['lpips_is_trained']
+  assert set(found) >= set(experiment.task.empty().compute())
+  assert isinstance(experiment.task, SynthesisTask)
+  experiment = toy_semflow.toy_flow()
+  experiment.config['eval']['num_examples'] = 10
+  found = commands.evaluate_params(experiment, toy_semflow.PARAMS)
+  assert 0 < found['miou'] < 1 and 'iou_class/circle' in found
 
 
 def test_states_cross_processes():
