@@ -42,10 +42,9 @@ class Anchors:
 
   def __post_init__(self):
     for key in ('levels', 'spacing'):
-      value = getattr(self, key)
-      if isinstance(value, bool) or value % 1 or value < 1:
+      if getattr(self, key) < 1:
         raise ValueError(
-          f'anchors.{key}={value} must be a whole number, 1 or more.'
+          f'anchors.{key}={getattr(self, key)} must be 1 or more.'
         )
     highest = self.spacing * (self.levels - 1)
     if highest >= LARGEST:
