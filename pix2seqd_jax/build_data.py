@@ -136,7 +136,7 @@ class DataParts:
     if 'image_autoencoder' not in model:
       raise ValueError(
         f'data.latents: model.name={model["name"]!r} has no image autoencoder; '
-        'latents are for ldmseg. Empty data.latents.'
+        'latents are for ldmseg and semflow. Empty data.latents.'
       )
     network = {
       k: v
