@@ -16,6 +16,7 @@ The weights are those of --workdir, or the autoencoder of another run: of
 
 import argparse
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -86,27 +87,31 @@ def untouched(params: Params, batch: Any, keys: Any) -> dict[str, Any]:
   return {'semantic': semantic, 'score': np.ones(semantic.shape, np.float32)}
 
 
-def there_and_back(
-  model: semflow.SemFlow, perturbation: float | int
-) -> Callable[..., dict[str, Any]]:
-  """(params, batch, keys) -> the masks that are given, encoded and decoded."""
+class Trip:
+  """There and back by the autoencoder of a model; compiled once."""
 
-  @jax.jit
-  def call(params, batch, keys):
-    levels = jnp.full(keys.shape[0], float(perturbation))
-    given = {**batch['given'], 'perturbation': levels}
-    x_0 = model.start(params, {**batch, 'given': given}, keys)
-    return model.decode(params, x_0, {})  # as of a mask that was found
+  def __init__(self, model: semflow.SemFlow):
+    self.model = model
 
-  return call
+    @jax.jit
+    def run(level, params, batch, keys):
+      levels = jnp.full(keys.shape[0], level, jnp.float32)
+      given = {**batch['given'], 'perturbation': levels}
+      x_0 = model.start(params, {**batch, 'given': given}, keys)
+      return model.decode(params, x_0, {})  # as of a mask that was found
+
+    self._run = run
+
+  def sampler(self, perturbation: float | int) -> Callable[..., Any]:
+    """(params, batch, keys) -> the masks that are given, decoded again."""
+    return functools.partial(self._run, float(perturbation))
 
 
 def score(
   experiment: build.Experiment,
   params: Params,
-  *,
-  perturbation: float | int | None,
-  resize: str = 'labels',
+  trip: Trip | None = None,
+  perturbation: float | int = 0.0,
   num_examples: int | None = None,
 ) -> dict[str, float]:
   """Metrics of the true masks after their way there and back.
@@ -114,22 +119,17 @@ def score(
   Args:
     experiment: of a SemFlow.
     params: its frozen part alone is read.
-    perturbation: in levels of 0..255; None leaves the autoencoder out.
-    resize: of the read-out; see SemFlow.
+    trip: None leaves the autoencoder out.
+    perturbation: in levels of 0..255.
     num_examples: the first so many only; None for all.
   """
-  model = dataclasses.replace(experiment.model, resize=resize)
-  sampler = untouched
-  if perturbation is None:
-    model = dataclasses.replace(model, resize='labels')
-  else:
-    sampler = there_and_back(model, perturbation)
+  model = dataclasses.replace(experiment.model, resize='labels')
   return evaluate.evaluate(
-    model,
+    model if trip is None else trip.model,
     GivenMasks(experiment.categories),
     {'frozen': params['frozen']},
     experiment.eval_batches(num_examples),
-    sample_fn=sampler,
+    sample_fn=untouched if trip is None else trip.sampler(perturbation),
     seed=experiment.sample_seed,
     progress=False,
   )
@@ -142,18 +142,14 @@ def rows_of(
   levels = args.perturbation
   if levels is None:
     levels = sorted({0.0, float(experiment.model.perturbation)})
-  cases = [(None, 'labels')]
-  cases += [(level, resize) for resize in args.resize for level in levels]
+  cases = [(None, 'labels', None)]
+  for resize in args.resize:
+    trip = Trip(dataclasses.replace(experiment.model, resize=resize))
+    cases += [(level, resize, trip) for level in levels]
   rows = []
-  for perturbation, resize in cases:
-    found = score(
-      experiment,
-      params,
-      perturbation=perturbation,
-      resize=resize,
-      num_examples=args.num_examples,
-    )
-    case = {'perturbation': perturbation, 'resize': resize}
+  for level, resize, trip in cases:
+    found = score(experiment, params, trip, level or 0.0, args.num_examples)
+    case = {'perturbation': level, 'resize': resize}
     rows.append({**case, 'metrics': found})
     print(f'{case}: mIoU {found["miou"]:.4f}', file=sys.stderr)
   return rows

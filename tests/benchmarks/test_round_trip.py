@@ -1,5 +1,6 @@
 """True masks through SemFlow's autoencoder."""
 
+import dataclasses
 import json
 
 import oracles
@@ -37,17 +38,18 @@ def test_a_perfect_autoencoder_loses_what_resizing_loses(
   monkeypatch.setattr(model, 'decode', decode)
   params = {'frozen': {}}
 
-  def miou(perturbation, resize='labels'):
-    return round_trip.score(
-      experiment, params, perturbation=perturbation, resize=resize
-    )['miou']
+  def miou(trip=None, perturbation=0):
+    found = round_trip.score(experiment, params, trip, perturbation)
+    return found['miou']
 
-  alone = miou(None)
+  alone = miou()
   assert 0.7 < alone < 1  # scenes of 64 x 64, masks of 32 x 32
   spacing = experiment.model.palette.spacing
-  assert miou(0.49 * spacing) == alone
-  assert miou(spacing) < alone
-  assert 0.7 < miou(0, 'colors') <= 1
+  trip = round_trip.Trip(experiment.model)
+  assert miou(trip, 0.49 * spacing) == alone
+  assert miou(trip, spacing) < alone
+  colors = dataclasses.replace(experiment.model, resize='colors')
+  assert 0.7 < miou(round_trip.Trip(colors)) <= 1
 
 
 def test_the_command(tmp_path, monkeypatch):
