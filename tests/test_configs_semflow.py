@@ -1,6 +1,5 @@
 """SemFlow's recipes: the release's numbers, sizes by shapes alone, smoke."""
 
-import functools
 import importlib
 import json
 
@@ -35,18 +34,6 @@ def experiment_of(config):
   return build.Experiment(config, classes)
 
 
-@functools.cache
-def shapes(name, variant=''):
-  """{path: shape} of the parameters; tracing them takes seconds."""
-  experiment = experiment_of(get_config(name, variant))
-  init = jax.eval_shape(experiment.model.init, jax.random.key(0), None)
-  return {k: v.shape for k, v in sharding.flat_paths(init).items()}
-
-
-def count(found, prefix=''):
-  return sum(int(np.prod(s)) for k, s in found.items() if k.startswith(prefix))
-
-
 @pytest.mark.parametrize('name', RELEASED + SMALL)
 def test_every_variant_builds_and_survives_json(name):
   for variant in variants(name):
@@ -71,19 +58,29 @@ def test_every_variant_builds_and_survives_json(name):
 
 
 def test_the_release_s_parameters():
-  found = shapes('semflow_cocostuff')
-  assert count(found, 'net/') == count(found, 'net/unet/') == UNET
-  assert count(found, 'frozen/image/') == VAE
-  assert found['frozen/prompt/tokens'] == (77, 768)
-  assert len(found) == 686 + 248 + 1
+  """Of the networks' shapes alone, which takes seconds."""
+  model = experiment_of(get_config('semflow_cocostuff')).model
+  init = jax.eval_shape(model.init, jax.random.key(0), None)
+  sizes = {k: v.size for k, v in sharding.flat_paths(init).items()}
+
+  def count(prefix):
+    found = [size for path, size in sizes.items() if path.startswith(prefix)]
+    return len(found), sum(found)
+
+  assert count('net/') == count('net/unet/') == (686, UNET)
+  assert count('frozen/image/') == (248, VAE)
+  assert count('frozen/prompt/tokens') == (1, 77 * 768)
+  assert len(sizes) == 686 + 248 + 1
 
 
 def test_the_baseline_has_eight_channels():
-  ours, theirs = shapes('semflow_celeb', 'dsm'), shapes('semflow_cocostuff')
-  conv_in = 'net/unet/conv_in/kernel'
-  assert ours[conv_in] == (3, 3, 8, 320)
-  assert {k for k in ours if ours[k] != theirs[k]} == {conv_in}
   config = get_config('semflow_celeb', 'dsm')
+  ours, theirs = (
+    experiment_of(c).model.unet_net
+    for c in (config, get_config('semflow_celeb'))
+  )
+  assert (ours.in_channels, theirs.in_channels) == (8, 4)
+  assert ours.clone(in_channels=4) == theirs
   rules = {entry[2]: entry[3] for entry in config.init_from}
   assert rules == {
     'net/unet': 'grow',
@@ -185,14 +182,11 @@ def test_the_autoencoder_is_the_one_that_saw_such_masks(name, pictures):
   assert model.anchors == masks.anchors
   assert model.perturbation == masks.perturbation
   assert config.data.mask_size == pictures.data.mask_size
-  ((_, source, target, _),) = config.init_from
-  theirs = experiment_of(pictures)
-  init = jax.eval_shape(theirs.model.init, jax.random.key(0), None)
-  init = {k: v.shape for k, v in sharding.flat_paths(init).items()}
-  found = shapes(name, variant)
-  assert {k for k in found if k.startswith(target)} == {
-    k.replace(source, target) for k in init
-  }
+  theirs = experiment_of(pictures).model
+  assert experiment_of(config).model.image_net == theirs.net
+  ((_, source, target, rule),) = config.init_from
+  assert (source, target) == ('net/autoencoder', 'frozen/image')
+  assert rule == 'exact'
 
 
 def test_shapes_smoke_trains_and_evaluates(tmp_path):
