@@ -5,8 +5,10 @@
   python -m benchmarks.paper --table loss --steps 92412 \
     --config configs/pix2seq_d_coco.py:ablation --set data.root=/data/coco
   python -m benchmarks.paper --table ldmseg_kl --steps 500
+  python -m benchmarks.paper --table semflow_steps \
+    --runs runs/semflow runs/semflow_dsm
 
-Every variant of a table (all but `sampling`) is
+Every variant of a table (all but `sampling` and those of semflow_tables) is
 trained for --steps steps from the same seed on the same data, in a folder of
 --workdir named after what it changes; a finished run is used again, a broken
 one goes on. `sampling` takes one trained run and crosses steps, td and the
@@ -27,14 +29,13 @@ import pathlib
 import re
 import statistics
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from benchmarks import common, ldmseg_tables, paper_tables
+from benchmarks import common, ldmseg_tables, paper_tables, semflow_tables
+from benchmarks import timed as timed_lib
 from pix2seqd_jax import build, commands, recipe
 from pix2seqd_jax import workdir as workdirs
 from pix2seqd_jax.train import evaluate
@@ -85,23 +86,6 @@ class ReadOuts:
     )
 
 
-class Timed:
-  """A sampler that is compiled first and then timed at every call."""
-
-  def __init__(self, sample_fn):
-    self._sample_fn, self._compiled = sample_fn, None
-    self.seconds, self.images = 0.0, 0
-
-  def __call__(self, params, batch, keys):
-    if self._compiled is None:
-      self._compiled = self._sample_fn.lower(params, batch, keys).compile()
-    start = time.perf_counter()
-    raw = jax.block_until_ready(self._compiled(params, batch, keys))
-    self.seconds += time.perf_counter() - start
-    self.images += keys.shape[0]
-    return raw
-
-
 def with_noise(batches: Iterator, seed: int) -> Iterator:
   """Batches whose pictures are uniform noise; truth and padding stay."""
   rng = np.random.default_rng(seed)
@@ -131,7 +115,7 @@ def score(
     for area in areas
   }
   batches = experiment.eval_batches(num_examples)
-  timed = Timed(experiment.sample_fn(steps, td, mesh=experiment.mesh))
+  timed = timed_lib.Timed(experiment.sample_fn(steps, td, mesh=experiment.mesh))
   found = evaluate.evaluate(
     experiment.model,
     ReadOuts(tasks, tasks[areas[0]].given),
@@ -297,27 +281,21 @@ def tables() -> dict[str, paper_tables.Table]:
 
 def main(argv=None) -> int:
   argv = common.arguments(argv)
-  parser = common.parser(NAME, __doc__, '')
-  parser.add_argument('--table', required=True, choices=(*tables(), SAMPLING))
-  parser.add_argument('--steps', type=int, help='of training; the config has')
-  parser.add_argument('--num_examples', type=int, default=256)
-  parser.add_argument('--workdir', default='runs/paper')
-  parser.add_argument('--checkpoint', help='sampling: a trained WORKDIR')
-  parser.add_argument('--step', default='', help="sampling: a step or 'best'")
-  parser.add_argument(
-    '--sample_steps', type=int, nargs='+', default=(5, 10, 20, 50)
-  )
-  parser.add_argument('--td', type=float, nargs='+', default=(0.0, 1, 2, 4))
-  parser.add_argument(
-    '--min_pixels', type=int, nargs='+', help="0, half, one, two of config's"
-  )
+  parser = _parser()
   args = parser.parse_args(argv)
   if args.table == SAMPLING:
     if not args.checkpoint:
       parser.error('--table sampling needs --checkpoint WORKDIR.')
     title = 'Steps, asymmetric time, minimum area'
+    args.sample_steps = args.sample_steps or (5, 10, 20, 50)
     columns, rows, numbers, about = sampling_table(args)
     parts = [common.table(columns, rows), _noise_verdict(numbers)]
+  elif args.table in semflow_tables.TABLES:
+    if not args.runs:
+      parser.error(f'--table {args.table} needs --runs WORKDIR ...')
+    title, found, about = semflow_tables.make(args)
+    parts = [common.table(found.columns, found.rows), *found.said]
+    numbers = found.numbers
   else:
     table = tables()[args.table]
     title = table.title
@@ -336,6 +314,23 @@ def main(argv=None) -> int:
     stem=args.table,
   )
   return 0
+
+
+def _parser():
+  parser = common.parser(NAME, __doc__, '')
+  add = parser.add_argument
+  names = (*tables(), SAMPLING, *semflow_tables.TABLES)
+  add('--table', required=True, choices=names)
+  add('--steps', type=int, help='of training; the config has')
+  add('--num_examples', type=int, default=256)
+  add('--workdir', default='runs/paper')
+  add('--checkpoint', help='sampling: a trained WORKDIR')
+  add('--runs', nargs='+', default=(), help='semflow: trained WORKDIRs')
+  add('--step', default='', help="sampling, semflow: a step or 'best'")
+  add('--sample_steps', type=int, nargs='+', help='the table has')
+  add('--td', type=float, nargs='+', default=(0.0, 1, 2, 4))
+  add('--min_pixels', type=int, nargs='+', help="0, half, one, two of config's")
+  return parser
 
 
 if __name__ == '__main__':

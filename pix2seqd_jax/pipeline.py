@@ -266,7 +266,8 @@ class Pipeline:
           maps = [np.zeros(image.shape[:2], np.float32) for _ in here]
         for whole, part in zip(maps, here, strict=True):
           whole[window.core] = part[window.inner]
-    found = stitcher.finish(self.experiment.task.min_pixels)
+    least = getattr(self.experiment.task, 'min_pixels', 0)
+    found = stitcher.finish(least)
     return results.Drawn(*found, *(maps or ()))
 
   def predict(

@@ -106,6 +106,13 @@ def test_segmenting_what_was_drawn_gives_the_mask_again(pipe):
   np.testing.assert_array_equal(again.mask, given)
 
 
+def test_classes_are_stitched_from_tiles(pipe):
+  given = np.repeat(np.repeat(1 + mask((3, 4)) % 7, 16, 0), 16, 1)
+  drawn = pipe.experiment.model.painted(given)
+  seen = pipe.segment(drawn, tile=32, overlap=16)
+  np.testing.assert_array_equal(seen.semantic(), given)
+
+
 def test_samples_differ_by_the_perturbation_alone(pipe):
   def draw(**kwargs):
     return np.stack(pipe.synthesize(mask(), num_samples=3, **kwargs).images)

@@ -1,0 +1,121 @@
+"""Trained runs that are measured again and again, by several samplers."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from benchmarks import counted, timed
+from pix2seqd_jax import build
+from pix2seqd_jax import workdir as workdirs
+from pix2seqd_jax.train import evaluate
+
+
+class Sampler(NamedTuple):
+  """A way to sample a model: its name, stepper, and the stepper's settings."""
+
+  name: str
+  stepper: str
+  args: Mapping[str, Any] = {}
+
+
+EULER = Sampler('Euler', 'euler')
+SAMPLERS = {'semantic_dsm': (Sampler('DDIM', 'ddim'), Sampler('DDPM', 'ddpm'))}
+
+
+class Run:
+  """A trained run, its parameters on one device, and held-out examples."""
+
+  def __init__(self, folder: str, step: str | int, num_examples: int):
+    self.folder = folder.rstrip('/')
+    self.experiment = workdirs.load(folder)
+    self.step = workdirs.find_step(folder, step)
+    self.params = workdirs.load_params(self.experiment, folder, self.step)
+    self.num_examples = num_examples
+
+  @property
+  def name(self) -> str:
+    """Of its folder."""
+    return pathlib.PurePath(self.folder).name
+
+  @functools.cached_property
+  def batches(self) -> list[Any]:
+    """Read once, however often they are sampled."""
+    return list(self.experiment.eval_batches(self.num_examples))
+
+  @property
+  def samplers(self) -> tuple[Sampler, ...]:
+    """Euler for flows; DDIM and DDPM for the baseline."""
+    return SAMPLERS.get(self.experiment.config['model']['name'], (EULER,))
+
+  @property
+  def draws(self) -> bool:
+    """Whether it makes pictures of masks."""
+    return EULER in self.samplers
+
+  @property
+  def steps(self) -> int:
+    """Of sampling, by its config."""
+    return self.experiment.config['sample']['steps']
+
+  def variant(
+    self, sampler: Sampler, task: str, **synthesis: Any
+  ) -> build.Experiment:
+    """The experiment with another sampler, judged by another task."""
+    config = self.experiment.config
+    sample = {'stepper': sampler.stepper, 'stepper_args': dict(sampler.args)}
+    if sampler.stepper == 'euler':
+      sample |= {'grid': 'uniform', 'grid_args': {}}
+    found = build.Experiment(
+      {
+        **config,
+        'task': {'name': task},
+        'sample': {**config['sample'], **sample, 'td': 0.0},
+        'synthesis': {**config['synthesis'], **synthesis},
+      },
+      self.experiment.categories,
+    )
+    found.model = self.experiment.model
+    return found
+
+  def score(
+    self,
+    sampler: Sampler,
+    steps: int,
+    task: str = 'semantic',
+    *,
+    seed: int = 0,
+    on_example: Callable | None = None,
+    **synthesis: Any,
+  ) -> dict[str, float]:
+    """The task's metrics, `seconds` a sample, and `calls` of the network for
+    each (`calls_back` to pictures); on_example(segmentation) sees answers."""
+    experiment = self.variant(sampler, task, **synthesis)
+    grid = experiment.grid(steps)
+    stepper = counted.counted(experiment.stepper)
+    sample_fn = timed.Timed(
+      evaluate.make_sampler(
+        experiment.model,
+        grid=grid,
+        stepper=stepper,
+        num_samples=1,
+        **experiment.sampling_options(),
+      )
+    )
+    found = evaluate.evaluate(
+      experiment.model,
+      experiment.task,
+      self.params,
+      self.batches,
+      sample_fn=sample_fn,
+      seed=seed,
+      on_example=on_example and (lambda seen, meta: on_example(seen)),
+      progress=False,
+    )
+    process = experiment.model.process
+    return {
+      **found,
+      'seconds': sample_fn.seconds / sample_fn.images,
+      'calls': counted.calls(stepper, process, grid),
+      'calls_back': counted.calls(stepper, process, grid, back=True),
+    }
