@@ -67,6 +67,10 @@ WRONG = {
   ),
   'the data set': ({'data__name': 'shape'}, "dataset.*'shape'.*'shapes'"),
   'the model': ({'model__name': 'pix2seqd'}, "model.*'pix2seqd'.*'pix2seq_d'"),
+  'the files of features': (
+    {'task__name': 'synthesis', 'synthesis__inception': 'none.pth'},
+    r"synthesis\.inception='none\.pth'",
+  ),
   'the task': ({'task__name': 'panoptics'}, "task.*'panoptics'.*'panoptic'"),
   'a transform': (
     {'data__eval_transforms': (('resize_to_fill', {}),)},
