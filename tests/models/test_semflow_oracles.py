@@ -10,11 +10,12 @@ import numpy as np
 import oracles
 import parity
 import pytest
+from flax import traverse_util
 
 from pix2seqd_jax.diffusion import grids, steppers
 from pix2seqd_jax.encoding import anchors
 from pix2seqd_jax.models.semflow import SemFlow
-from pix2seqd_jax.pretrained import part, sd_unet, sd_vae, torch_files
+from pix2seqd_jax.pretrained import part, plan, sd_unet, sd_vae, torch_files
 from pix2seqd_jax.train import optimizer
 from pix2seqd_jax.types import Encoded
 
@@ -55,21 +56,23 @@ class Compiled(SemFlow):
 
 @pytest.fixture(scope='module')
 def original(shared):
-  """(our model of the original's sizes, its weights, its numbers)."""
+  """(our model of the original's sizes, its weights, its numbers, and which
+  array of its UNet became which of ours)."""
   folder = shared / 'oracles' / ORACLE
   meta = json.loads((folder / 'meta.json').read_text())
   z = oracles.load_npz(folder / 'train_and_sample.npz')
 
   def load(entry, name):
     tensors = torch_files.read(folder / f'{name}.safetensors')
-    _, plan = part.plan(entry, tensors, meta[name]['config'])
-    return plan.tree(tensors)['params']
+    _, found = part.plan(entry, tensors, meta[name]['config'])
+    return found.tree(tensors)['params'], found.rows
 
+  unet, rows = load(sd_unet.PART, 'unet')
   params = {
-    'net': {'unet': load(sd_unet.PART, 'unet')},
+    'net': {'unet': unet},
     'stats': {},
     'frozen': {
-      'image': load(sd_vae.PART, 'vae'),
+      'image': load(sd_vae.PART, 'vae')[0],
       'prompt': {'tokens': z['null_condition'][0]},
     },
   }
@@ -92,7 +95,7 @@ def original(shared):
     },
     prompt_tokens=7,
   )
-  return model, jax.tree.map(jnp.asarray, params), z
+  return model, jax.tree.map(jnp.asarray, params), z, rows
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +129,7 @@ def record_draws(z, monkeypatch):
 
 def test_what_is_learnt(original, monkeypatch):
   """Painted masks, their noise, both latents, the gradients, AdamW."""
-  model, params, z = original
+  model, params, z, rows = original
   batch = batch_of(z)
   painted = anchors.signed(model.palette.paint(batch['semantic']))
   parity.check(ORACLE, 'image_semseg', painted, nhwc(z['image_semseg']), 1e-6)
@@ -140,42 +143,53 @@ def test_what_is_learnt(original, monkeypatch):
   parity.check(ORACLE, 'mode', mode, nhwc(z['rgb_latents_mode']), 1e-5)
   parity.check(ORACLE, 'mask_latents', x_0, nhwc(z['mask_latents']), 1e-5)
 
-  def theirs(net):
-    tree = {'params': net['unet']}
-    rows = part.to_theirs(sd_unet.PART, model.unet_net, tree)
-    return {entry.name: make() for entry, _, make in rows}
-
   @quick
   @jax.value_and_grad
   def learn(net, t):
-    whole = {**params, 'net': net}
     told = (Encoded({}), x_0, x_1, t, None)
-    return model.loss_at(whole, batch, *told, train=True)
+    return model.loss_at({**params, 'net': net}, batch, *told, train=True)
 
+  for kind in ('continuous', 'discrete'):
+    check = functools.partial(_check, z, kind)
+    t = 1 - z[f'{kind}/unet_timesteps'].astype(np.float64) / 1000
+    t = jnp.asarray(t, jnp.float32)
+    x_t = model.process.mix(x_0, x_1, t)
+    check('perturb_latent', x_t)
+    check('model_pred', -model.denoise(params, x_t, t, {}).value)
+    check('target', -model.process.regression_target(x_0, x_1, t))
+    loss, gradients = learn(params['net'], t)
+    check('loss', loss)
+    _check_step(check, z, kind, rows, params['net'], gradients)
+
+
+def _check_step(check, z, kind, rows, net, gradients):
+  """AdamW of the weights that the original noted; all count in the norm."""
+  net, gradients = (
+    traverse_util.flatten_dict({'params': tree['unet']})
+    for tree in (net, gradients)
+  )
+  noted = {row.theirs: row for row in rows if f'{kind}/grad/{row.theirs}' in z}
+  chosen = [row.path for row in noted.values()]
+  rest = [np.ravel(g) for path, g in gradients.items() if path not in chosen]
+  gradients = {name: gradients[row.path] for name, row in noted.items()}
+  weights = {name: net[row.path] for name, row in noted.items()}
+  gradients['rest'] = jnp.concatenate(rest)
+  weights['rest'] = jnp.zeros_like(gradients['rest'])
+  norms = [np.linalg.norm(np.ravel(g)) for g in gradients.values()]
+  check('grad_norm', np.linalg.norm(norms))
   tx = optimizer.make_optimizer(
     'torch_adamw', 2e-5, weight_decay=0.01, clip_norm=1.0, decay_mask='all'
   )
-  for kind in ('continuous', 'discrete'):
-    t = 1 - z[f'{kind}/unet_timesteps'].astype(np.float64) / 1000
-    t = jnp.asarray(t, jnp.float32)
-    loss, gradients = learn(params['net'], t)
-    x_t = model.process.mix(x_0, x_1, t)
-    velocity = model.denoise(params, x_t, t, {}).value
-    check = functools.partial(_check, z, kind)
-    check('perturb_latent', x_t)
-    check('model_pred', -velocity)
-    check('target', -model.process.regression_target(x_0, x_1, t))
-    check('loss', loss)
-    norm = np.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradients)))
-    check('grad_norm', norm)
-    updates, _ = tx.update(gradients, tx.init(params['net']), params['net'])
-    after = jax.tree.map(jnp.add, params['net'], updates)
-    for name, tree in (('grad', gradients), ('after', after)):
-      for key, value in theirs(tree).items():
-        if f'{kind}/{name}/{key}' in z:
-          # A step is 2e-5 of weights of about 0.2.
-          bound = 1e-6 if name == 'after' else BOUND
-          check(f'{name}/{key}', value, bound)
+  updates, _ = tx.update(gradients, tx.init(weights), weights)
+  for name, row in noted.items():
+    after = weights[name] + updates[name]
+    # A step is 2e-5 of weights of about 0.2.
+    for key, value, bound in (
+      (f'grad/{name}', gradients[name], BOUND),
+      (f'after/{name}', after, 1e-6),
+    ):
+      wanted = z[f'{kind}/{key}'].shape
+      check(key, plan.to_theirs(np.asarray(value), row.layout, wanted), bound)
 
 
 def _check(z, kind, key, ours, bound=BOUND):
@@ -185,7 +199,7 @@ def _check(z, kind, key, ours, bound=BOUND):
 
 
 def test_both_ways(original):
-  model, params, z = original
+  model, params, z, _ = original
   batch = batch_of(z)
   del batch['semantic']
   keys = jax.random.split(jax.random.key(0), 2)
