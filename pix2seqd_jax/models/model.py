@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from pix2seqd_jax.diffusion import completion as completion_lib
-from pix2seqd_jax.diffusion import grids, sampling, times
+from pix2seqd_jax.diffusion import grids, noise, sampling, times
 from pix2seqd_jax.diffusion import guidance as guidance_lib
 from pix2seqd_jax.diffusion import process as process_lib
 from pix2seqd_jax.types import (
@@ -199,8 +199,7 @@ class DiffusionModel(abc.ABC):
   ) -> State:
     """Samples x_0 for each example; labels are neither needed nor read.
 
-    Where `start` tells x_0, the state at the source's end is sampled from it,
-    over the same times.
+    Where `start` tells x_0, it is led to x_1 instead, over the same times.
 
     Args:
       params: as from `init`; only read.
@@ -208,8 +207,7 @@ class DiffusionModel(abc.ABC):
       keys: [b] typed PRNG keys: a sample does not depend on its batch.
       grid: the times.
       stepper: one of diffusion.steppers.
-      num_samples: of each example; the result is [b * n, ...], the samples of
-        an example side by side.
+      num_samples: of each example, side by side: the result is [b * n, ...].
       guidance: scale of classifier-free guidance; see diffusion.guidance.
       returns: in place of the model's own; see sampling.RETURNS.
       callback: after each step; see sampling.sample.
@@ -223,21 +221,16 @@ class DiffusionModel(abc.ABC):
     known = self.known(params, batch)
     if num_samples > 1:
       encoded, known, keys = _repeat(encoded, known, keys, num_samples)
-    k_source = jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys)
-    k_steps = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
-    x = self.start(params, batch, k_source)
+    k_source, k_steps = (noise.fold_step(keys, i) for i in range(2))
+    x, x_1 = self.start(params, batch, k_source), None
     if x is not None:
-      x_1, grid, returns = None, grids.reverse(grid), 'state'
+      grid, returns = grids.reverse(grid), 'state'
     else:
       x = x_1 = self.source(params, batch, encoded, k_source)
     if strength != 1:
       grid, x = completion_lib.start(self.process, grid, known, x_1, strength)
-
-    def denoise(x_t, t, condition, previous):
-      return self.denoise(params, x_t, t, condition, previous=previous)
-
     return sampling.sample(
-      guidance_lib.guide(denoise, encoded.condition, encoded.null, guidance),
+      self._guided(params, encoded, guidance),
       self.process,
       x,
       k_steps,
@@ -249,6 +242,14 @@ class DiffusionModel(abc.ABC):
       known=known and known._replace(x_1=x_1),
       completion=completion,
     )
+
+  def _guided(self, params, encoded, scale):
+    """(x_t, t, previous) -> Prediction."""
+
+    def denoise(x_t, t, condition, previous):
+      return self.denoise(params, x_t, t, condition, previous=previous)
+
+    return guidance_lib.guide(denoise, encoded.condition, encoded.null, scale)
 
 
 def _repeat(encoded, known, keys, num_samples):
