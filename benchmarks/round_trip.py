@@ -140,6 +140,8 @@ def rows_of(
 ) -> list[dict[str, Any]]:
   """A row for what resizing takes away, and one for each setting."""
   levels = args.perturbation
+  for level in levels or ():
+    experiment.model.check_perturbation(level, '--perturbation')
   if levels is None:
     levels = sorted({0.0, float(experiment.model.perturbation)})
   cases = [(None, 'labels', None)]

@@ -88,6 +88,7 @@ def stage_2(stage_1: ConfigDict, **changes) -> ConfigDict:
       'descriptor': 'none',
       'descriptor_args': {},
       'given_cells': 'nearest',
+      'given_fill': 'void',
       'classifier': {},
       'dtype': 'bfloat16',
       'remat': True,

@@ -68,6 +68,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'descriptor': 'none',
       'descriptor_args': {},
       'given_cells': 'nearest',
+      'given_fill': 'void',
       'dtype': 'float32',
       'remat': False,
     }

@@ -40,7 +40,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     image_autoencoder=pictures.network,
     anchors=pictures.masks.anchors,
     perturbation=pictures.masks.perturbation,
-    latent_scale=0.35,  # 1 / latent_std of the autoencoder, 2.8
+    # Near 1 / latent_std of the autoencoder's log: of shapes', not measured.
+    latent_scale=0.35,
     prompt_tokens=0,
     dtype=pictures.dtype,
   )

@@ -13,6 +13,14 @@ by hand:
     --config configs/workdir.py:runs/semflow \
     --config.task.name=synthesis
 
+What the autoencoder alone allows: python -m benchmarks.round_trip --workdir
+runs/semflow. The baseline, and a flow of fewer steps out of runs/semflow:
+
+  python -m pix2seqd_jax.run --mode train --workdir runs/semflow_dsm \
+    --config configs/semflow_shapes.py:dsm
+  python -m pix2seqd_jax.run --mode train --workdir runs/semflow_reflow \
+    --config configs/semflow_shapes.py:reflow
+
 Variants: `:dsm` (the paper's baseline, noise -> mask), `:reflow` (trained
 again on pairs that runs/semflow itself makes), `:one_step` (learns its ten
 steps as one), `:scratch` (no weights of other runs), `:smoke` (seconds, for

@@ -7,13 +7,20 @@
 #   bash launch/semflow.sh
 #
 # Run again, it goes on where it stopped. VENV is the folder of the environment
-# (.venv), VARIANT e.g. :smoke, EXTRAS e.g. cuda12.
+# (.venv), VARIANT=:smoke does all of it in small, EXTRAS e.g. cuda12. For the
+# baseline and for reflow see configs/semflow_shapes.py.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${VENV:-.venv}
 variant=${VARIANT:-}
-smoke=
-case $variant in *smoke*) smoke=,smoke ;; esac
+case $variant in
+'') smoke= ;;
+:smoke) smoke=,smoke ;;
+*)
+  echo "VARIANT=$variant: this script knows :smoke only." >&2
+  exit 2
+  ;;
+esac
 bash launch/venv.sh "$venv" "${EXTRAS:-}"
 run() {
   echo "== $1: $2 -> $3"
@@ -24,6 +31,10 @@ own=configs/workdir.py:runs/semflow
 
 run 'Autoencoder' "configs/image_autoencoder_shapes.py:masks$smoke" \
   runs/semflow_autoencoder train
+echo '== What the autoencoder alone allows: mIoU of masks sent through it'
+"$venv/bin/python" -m benchmarks.round_trip --num_examples 64 \
+  --config "configs/semflow_shapes.py$variant" \
+  --autoencoder runs/semflow_autoencoder
 run 'Flow' "configs/semflow_shapes.py$variant" runs/semflow train
 run 'Evaluate, masks of pictures' "$own" runs/semflow eval |
   tee runs/semflow/evaluation.txt

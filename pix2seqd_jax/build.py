@@ -143,6 +143,9 @@ class Experiment(build_data.DataParts):
       kwargs = {**self.config['synthesis'], **kwargs}
       files = {k: kwargs.pop(k) for k in ('inception', 'lpips')}
       kwargs['features'] = features.Features(**files)
+      moved, check = kwargs['perturbation'], 'check_perturbation'
+      if moved >= 0 and hasattr(self.model, check):  # below 0: the model's own
+        self.model.check_perturbation(moved, 'synthesis.perturbation')
     return recipe.construct(
       'task', entry, {**kwargs, 'categories': self.categories}
     )

@@ -97,7 +97,8 @@ class DataParts:
       if name in _RESIZING:
         kwargs = {'backend': data['backend'], **kwargs}
       if name == 'paint':
-        told = self.config['model'].get('anchors', {})
+        model = self.config['model']  # of an image autoencoder in `masks`
+        told = (model.get('masks') or model).get('anchors', {})
         kwargs = {'num_classes': data['num_classes'], **told, **kwargs}
       pairs.append((name, kwargs))
     return tuple(pairs)

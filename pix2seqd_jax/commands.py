@@ -212,7 +212,8 @@ def table(results: dict[str, float], classes: Sequence[str]) -> str:
 def _of_whom(name, results):
   """What makes a number another than that of papers."""
   if name == 'fid' and not results['fid_is_inception']:
-    return ' (features of VGG-16, not of Inception)'
+    random = '' if results['lpips_is_trained'] else 'a random '
+    return f' (features of {random}VGG-16, not of Inception)'
   if name.startswith('lpips') and not results['lpips_is_trained']:
     return ' (random weights)'
   return ''

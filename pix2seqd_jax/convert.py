@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _faces(args, rest) -> int:
   """Merges the masks of CelebAMask-HQ."""
-  if rest or args.config or args.name:
+  if rest or args.config or args.name or args.shards or args.overwrite:
     raise ValueError(
       '--celeb goes with --out and --threads alone: the label maps that it '
       'writes are for semantic_folder.'

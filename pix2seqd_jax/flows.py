@@ -289,12 +289,7 @@ def write(
     ValueError: a model without a way back, files that cannot be read, or an
       argument out of range.
   """
-  if film_format not in films.FORMATS:
-    raise ValueError(
-      f'--film={film_format!r} must be one of {", ".join(films.FORMATS)}.'
-    )
-  if frames < 2:
-    raise ValueError(f'--frames={frames} must be at least 2.')
+  _check(film_format, frames)
   pipe = pipeline.Pipeline.from_pretrained(workdir, step=step or None)
   follower, folder = Follower(pipe, steps), pathlib.Path(output)
   written: list[pathlib.Path] = []
@@ -316,6 +311,15 @@ def write(
       noise |= {'steps': steps, 'seed': seed}
       written += _write_noise(pipe, example, folder, noise)
   return written + _write_straightness(folder, states)
+
+
+def _check(film_format, frames):
+  if film_format not in films.FORMATS:
+    raise ValueError(
+      f'--film={film_format!r} must be one of {", ".join(films.FORMATS)}.'
+    )
+  if frames < 2:
+    raise ValueError(f'--frames={frames} must be at least 2.')
 
 
 def _write_noise(pipe, example, folder, noise):

@@ -94,11 +94,11 @@ class Synthesizer:
       'file': '',
     }
     batch, meta = self.experiment.single(example, ('semantic',))
+    self._check(batch)
     if perturbation is not None:
-      check_perturbation(self.experiment.model, perturbation)
+      self.experiment.model.check_perturbation(perturbation)
       told = np.full(1, perturbation, np.float32)
       batch['given']['perturbation'] = jax.numpy.asarray(told)
-    self._check(batch)
     return batch, meta
 
   def _check(self, batch):
@@ -135,24 +135,6 @@ class Synthesizer:
       for i in range(num_samples)
     ]
     return SynthesisResult(tuple(images), mask, self.experiment.categories)
-
-
-def check_perturbation(model: Any, perturbation: float | int) -> None:
-  """Raises ValueError for noise that would make one class another.
-
-  Args:
-    model: a SemFlow.
-    perturbation: half its width, in levels of 0 .. 255.
-  """
-  palette = getattr(model, 'palette', None)
-  limit = palette.spacing / 2 if palette else np.inf
-  number = isinstance(perturbation, int | float | np.number)
-  if not (number and 0 <= perturbation < limit):
-    raise ValueError(
-      f'perturbation={perturbation!r} must be 0 or more and below {limit:g} '
-      'levels, half of the spacing of anchors, or classes could not be told '
-      f'apart; trained with {getattr(model, "perturbation", None)}.'
-    )
 
 
 def as_map(mask: np.ndarray) -> tuple[np.ndarray, tuple[Segment, ...]]:

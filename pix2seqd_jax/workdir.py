@@ -29,6 +29,7 @@ _FREE = (
   'model.mask_autoencoder.thresholds',
   'model.given_cells',
   'model.given_fill',
+  'model.resize',
   'data.root',
   'data.on_bad_example',
   'data.loader',
@@ -57,7 +58,13 @@ def load(
     config = recipe.from_plain(found)
   else:
     plain = recipe.plain(config)
-    resume.check_resume(folder, plain, frozen_keys=('model',))
+    resume.check_resume(
+      folder,
+      plain,
+      frozen_keys=('model',),
+      free=_FREE,
+      defaults=recipe.DEFAULTS,
+    )
   classes = categories.read_categories(folder / _CATEGORIES)
   return build.Experiment(config, classes)
 

@@ -183,8 +183,8 @@ def test_semflow_segments_and_draws():
   pipe = pipeline_lib.Pipeline(experiment, params)
   drawn = pipe.synthesize(mask(), steps=2, num_samples=2, seed=1)
   first, second = drawn.images
-  assert first.shape == (32, 32, 3) and (first != second).any()
+  assert first.shape == (64, 64, 3) and (first != second).any()
   seen = pipe.segment(first, steps=2)
-  assert seen.segmentation.shape == (32, 32)
+  assert seen.segmentation.shape == first.shape[:2]
   assert all(0 <= info['score'] <= 1 for info in seen.segments_info)
   assert seen.overlay().ndim == 3

@@ -4,7 +4,10 @@ import warnings
 
 import pytest
 
-from pix2seqd_jax import workdir
+from benchmarks import common
+from pix2seqd_jax import build, workdir
+
+SEMFLOW = 'configs/semflow_shapes.py:smoke'
 
 
 @pytest.mark.parametrize(
@@ -29,3 +32,34 @@ def test_frozen_parts_that_nothing_fills_are_named(entries, named):
   assert len(told) == bool(named)
   if named:
     assert str(told[0].message).startswith(f'{", ".join(named)}: frozen at ')
+
+
+def test_how_answers_are_read_may_change_what_is_trained_may_not(tmp_path):
+  config = common.load_config(SEMFLOW)
+  workdir.save(build.Experiment(config), tmp_path)
+  other = common.override(config, {'model.resize': 'colors'})
+  assert workdir.load(tmp_path, other).model.resize == 'colors'
+  other = common.override(config, {'model.latent_scale': 0.5})
+  with pytest.raises(ValueError, match=r'model\.latent_scale: 0.35 in .*0.5'):
+    workdir.load(tmp_path, other)
+
+
+def test_noise_of_synthesis_beyond_the_anchors_is_refused():
+  config = common.load_config(SEMFLOW)
+  changes = {'task.name': 'synthesis', 'synthesis.perturbation': 200.0}
+  experiment = build.Experiment(common.override(config, changes))
+  with pytest.raises(
+    ValueError, match=r'synthesis\.perturbation=200.*below 125'
+  ):
+    _ = experiment.task
+
+
+def test_hosts_paint_for_an_autoencoder_with_its_own_anchors():
+  config = common.load_config('configs/image_autoencoder_camvid.py:smoke')
+  pairs = (('paint', {}), *config.data.train_transforms)
+  config = common.override(config, {'data.train_transforms': pairs})
+  pairs = dict(build.Experiment(config).transform_pairs('train'))
+  assert pairs['paint'] == {
+    'num_classes': 11,
+    **config.model.masks.anchors.to_dict(),
+  }

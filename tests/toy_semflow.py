@@ -12,6 +12,7 @@ from pix2seqd_jax import build
 from pix2seqd_jax.diffusion import process, schedules
 from pix2seqd_jax.encoding import anchors, panoptic_ids
 from pix2seqd_jax.models import model as model_lib
+from pix2seqd_jax.models import semflow
 from pix2seqd_jax.models.image_autoencoder import pictures
 from pix2seqd_jax.registry import MODELS
 from pix2seqd_jax.types import Encoded, Prediction, Segmentation
@@ -37,6 +38,7 @@ class ToyFlow(model_lib.DiffusionModel):
 
   process = process.Process(schedules.Straight(), 'velocity')
   returns = 'state'
+  check_perturbation = semflow.SemFlow.check_perturbation
 
   @property
   def palette(self):

@@ -177,7 +177,13 @@ class ImageAutoencoder:
 
   def with_masks(self, batch, rng):
     """The batch with painted masks in the place of its first pictures."""
-    count = int(self.masks['share'] * len(batch['image']))
+    share, examples = self.masks['share'], len(batch['image'])
+    count = int(share * examples)
+    if not count:
+      raise ValueError(
+        f'model.masks.share={share} of {examples} examples is no mask; raise '
+        'it, or data.batch_size / optimizer.accumulate.'
+      )
     colors = batch.get('colors')  # painted on the host
     if colors is None:
       colors = self.palette.paint(batch['semantic'])

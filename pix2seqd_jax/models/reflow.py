@@ -25,6 +25,8 @@ DIRECTIONS = ('segment', 'synthesize', 'both')
 class SemFlowReflow(semflow.SemFlow):
   """SemFlow with a teacher, whose weights are frozen/teacher.
 
+  Only training needs it, but checkpoints keep it beside the student.
+
   Both come by config.init_from: ('runs/semflow', 'net/unet',
   'frozen/teacher', 'exact'), and the same to 'net/unet', from which the
   student starts.

@@ -102,13 +102,7 @@ class SemFlow(model_lib.DiffusionModel):
       ('anchors', anchors_lib.Anchors, self.anchors, ('num_classes',)),
     ):
       hints.check_arguments(f'model.{key}', entry, kwargs, skip=skip)
-    spacing = self.palette.spacing
-    if not 0 <= self.perturbation < spacing / 2:
-      raise ValueError(
-        f'model.perturbation={self.perturbation} must be 0 or more and below '
-        f'{spacing / 2}, half of model.anchors.spacing={spacing}: moved '
-        'further, a colour may be that of another class.'
-      )
+    self.check_perturbation(self.perturbation, 'model.perturbation')
     if not self.latent_scale > 0:
       raise ValueError(
         f'model.latent_scale={self.latent_scale} must be above 0.'
@@ -119,6 +113,42 @@ class SemFlow(model_lib.DiffusionModel):
         'more.'
       )
     self._check_sizes()
+
+  def check_perturbation(self, value, name='perturbation'):
+    """Raises ValueError for noise that would make one class another.
+
+    Args:
+      value: half of its width, in levels of 0 .. 255.
+      name: of it, in the error.
+    """
+    spacing = self.palette.spacing
+    number = isinstance(value, int | float | np.number)
+    if not (number and 0 <= value < spacing / 2):
+      raise ValueError(
+        f'{name}={value!r} must be 0 or more and below {spacing / 2:g} levels, '
+        f'half of model.anchors.spacing={spacing}: moved further, a colour may '
+        f'be that of another class. The model has {self.perturbation}.'
+      )
+
+  def check_origin(self, folder, target, theirs):
+    """Raises ValueError for weights that fit in shape but not in meaning."""
+    model = theirs.get('model', {})
+    if target == 'frozen/image':
+      # Of an autoencoder: anchors stand with the masks that it was shown.
+      told, keys = model.get('masks') or {}, ('anchors',)
+    elif target in ('net/unet', 'frozen/teacher'):
+      told, keys = model, ('anchors', 'latent_scale')
+    else:
+      return
+    for key in keys:
+      here = getattr(self, key)
+      here = dict(here) if isinstance(here, Mapping) else here
+      if key in told and told[key] != here:
+        raise ValueError(
+          f'init_from: the weights in {folder} were trained with {key}='
+          f'{told[key]!r}, here model.{key}={here!r}: latents mean something '
+          f'else. Set model.{key} as it is there, or train another.'
+        )
 
   def _check_sizes(self):
     if tuple(self.mask_size) != tuple(self.image_size):

@@ -193,7 +193,7 @@ def test_parameters_have_the_named_parts():
     ({'num_classes': 217}, 'num_classes=217 must be 1 to 216'),
     ({'anchors': {'levels': 2, 'spacing': 9}, 'num_classes': 9}, '1 to 8'),
     ({'anchors': {'level': 2}}, 'level'),
-    ({'perturbation': 25}, 'below 25.0, half of model.anchors.spacing=50'),
+    ({'perturbation': 25}, 'below 25 levels, half of model.anchors.spacing=50'),
     ({'perturbation': -1.0}, 'perturbation=-1.0 must be 0 or more'),
     ({'mask_size': (4, 4)}, r'mask_size=\(4, 4\) must be data.image_size'),
     ({'image_size': (9, 9), 'mask_size': (9, 9)}, 'divisible by 2'),
@@ -208,6 +208,26 @@ def test_parameters_have_the_named_parts():
 def test_bad_arguments_are_named(changes, message):
   with pytest.raises(ValueError, match=message):
     toy(**changes)
+
+
+@pytest.mark.parametrize(
+  'target, theirs, is_refused',
+  [
+    ('net/unet', {'latent_scale': 0.5}, True),
+    ('frozen/teacher', {'anchors': {'levels': 3, 'spacing': 9}}, True),
+    ('frozen/image', {'masks': {'anchors': {'levels': 3}}}, True),
+    ('frozen/image', {'latent_scale': 0.5}, False),  # of pictures alone
+    ('frozen/prompt', {'latent_scale': 0.5}, False),
+    ('net/unet', {'latent_scale': 0.18215, 'anchors': {}}, False),
+  ],
+)
+def test_weights_of_another_meaning_are_refused(target, theirs, is_refused):
+  model = toy(anchors={}, latent_scale=0.18215)
+  if not is_refused:
+    model.check_origin('runs/x', target, {'model': theirs})
+    return
+  with pytest.raises(ValueError, match='runs/x were trained with'):
+    model.check_origin('runs/x', target, {'model': theirs})
 
 
 def test_masks_of_another_size_are_refused():
