@@ -30,6 +30,7 @@ def model(unet: dict, image_autoencoder: dict, **changes) -> ConfigDict:
       'posterior': 'sample',
       'latent_scale': 0.18215,
       'prompt_tokens': 77,
+      'train_times': ('uniform', {}),
       'resize': 'labels',
       'dtype': 'float32',
       'remat': False,
@@ -154,7 +155,7 @@ def _dsm(config):
   Its grid begins at the last step, where there is noise alone. The UNet's
   first layer gets zeros for the inputs that it had not.
   """
-  config.model.name = 'semantic_dsm'
+  config.model.update({'name': 'semantic_dsm', 'train_times': ('discrete', {})})
   config.sample.update({'stepper': 'ddim', 'grid': 'trailing'})
   config.init_from = tuple(
     (*entry[:3], 'grow') if entry[2] == 'net/unet' else entry

@@ -114,9 +114,16 @@ class Pipeline:
         Every other function is compiled anew: keep one.
 
     Raises:
-      ValueError: a picture that cannot be read, or an argument out of range.
+      ValueError: a picture that cannot be read, an argument out of range, or a
+        run that answers with something else than segments.
     """
     _check_samples(num_samples)
+    if not hasattr(self.experiment.task, 'segments'):
+      raise ValueError(
+        f'task.name={self.experiment.config["task"]["name"]!r} reads no '
+        'segments out of what the model answers; name the run of a model that '
+        'segments.'
+      )
     image = as_rgb(image)
     told = {'callback': callback} if callback else {}
     sample_fn = self.experiment.sample_fn(steps, td, num_samples, **told)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import image_autoencoder_shapes, ldmseg_autoencoder_shapes
-from pix2seqd_jax import build, commands, recipe
+from pix2seqd_jax import build, commands, pipeline, recipe
 from pix2seqd_jax.train import sharding, state
 from pix2seqd_jax.types import Category
 
@@ -118,3 +118,9 @@ def test_shapes_smoke_trains_and_evaluates(tmp_path, capsys):
   assert len(panels.found) == config.train.num_panels
   strip = panels.found['eval/0']
   assert strip.dtype == np.uint8 and strip.shape[1] >= 2 * 256
+
+
+def test_it_is_asked_for_no_segments():
+  pipe = pipeline.Pipeline(experiment_of(get_config(NAMES[0])), {})
+  with pytest.raises(ValueError, match=r"task\.name='reconstruction' reads no"):
+    pipe.segment(np.zeros((64, 64, 3), np.uint8))

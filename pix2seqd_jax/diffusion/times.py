@@ -55,4 +55,29 @@ class Discrete(Uniform):
     return jnp.asarray(table, jnp.float32)[step]
 
 
-TIMES = {'uniform': Uniform, 'discrete': Discrete}
+@dataclasses.dataclass(frozen=True)
+class UShaped:
+  """Density proportional to cosh(steepness (t - 1/2)), one for each example.
+
+  For flows between pairs that belong together, which are hard to tell only
+  near either end (Lee et al. 2024, https://arxiv.org/abs/2405.20320, with
+  steepness 4).
+  """
+
+  steepness: float | int = 4.0
+
+  def __post_init__(self):
+    if not 0 < self.steepness <= 100:
+      raise ValueError(
+        f'times steepness={self.steepness} must be above 0, where times would '
+        'be uniform, and at most 100.'
+      )
+
+  def sample(self, rng: Key[Array, ''], num: int) -> Float[Array, '{num}']:
+    """float32 [num]."""
+    u = jax.random.uniform(rng, (num,), minval=-1.0)
+    t = jnp.arcsinh(u * np.sinh(self.steepness / 2)) / self.steepness + 0.5
+    return jnp.clip(t, 0.0, 1.0)
+
+
+TIMES = {'uniform': Uniform, 'discrete': Discrete, 'u_shaped': UShaped}

@@ -9,11 +9,13 @@ SemFlow's. It cannot draw pictures.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from pix2seqd_jax.diffusion import noise, schedules, times
+from pix2seqd_jax.diffusion import noise, schedules
 from pix2seqd_jax.diffusion import process as process_lib
 from pix2seqd_jax.models import semflow
 from pix2seqd_jax.registry import MODELS
@@ -25,7 +27,9 @@ from pix2seqd_jax.types import Prediction
 class SemanticDSM(semflow.SemFlow):
   """x_0 is the latent of the mask, x_1 noise; arguments are SemFlow's."""
 
-  times = times.Discrete()
+  train_times: tuple[str, Mapping[str, Any]] = ('discrete', {})
+
+  known_times = ('discrete',)  # the steps of Stable Diffusion's table
   returns = 'last_x0'
   unet_inputs = 2  # the noisy latent of the mask, that of the picture
 

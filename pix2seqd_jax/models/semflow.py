@@ -20,7 +20,7 @@ import numpy as np
 from pix2seqd_jax import hints
 from pix2seqd_jax.architectures import sd_unet, sd_vae
 from pix2seqd_jax.diffusion import process as process_lib
-from pix2seqd_jax.diffusion import schedules
+from pix2seqd_jax.diffusion import schedules, times
 from pix2seqd_jax.encoding import anchors as anchors_lib
 from pix2seqd_jax.encoding import mask_logits, panoptic_ids
 from pix2seqd_jax.models import model as model_lib
@@ -61,6 +61,7 @@ class SemFlow(model_lib.DiffusionModel):
     prompt_tokens: of the one prompt that the UNet attends to (the release: the
       empty one), frozen/prompt/tokens [prompt_tokens, unet.context_dim]; 0: no
       cross-attention.
+    train_times: (name, keyword arguments) of diffusion.times.TIMES.
     resize: where a segmentation gets its original size: 'labels', the nearest
       pixel's class, or 'colors', which are resized bilinearly before anchors
       are looked for. (The release evaluates none.)
@@ -79,16 +80,20 @@ class SemFlow(model_lib.DiffusionModel):
   posterior: str = 'sample'
   latent_scale: float | int = 0.18215
   prompt_tokens: int = 77
+  train_times: tuple[str, Mapping[str, Any]] = ('uniform', {})
   resize: str = 'labels'
   dtype: str = 'float32'
   remat: bool = False
 
   returns = 'state'
+  known_times = tuple(times.TIMES)
 
   def __post_init__(self):
+    drawn, drawn_kwargs = self.train_times
     for key, value, known in (
       ('posterior', self.posterior, POSTERIORS),
       ('resize', self.resize, RESIZES),
+      ('train_times', drawn, self.known_times),
     ):
       if value not in known:
         raise ValueError(
@@ -100,6 +105,7 @@ class SemFlow(model_lib.DiffusionModel):
       ('unet', sd_unet.SDUNet, self.unet, unet_set),
       ('image_autoencoder', sd_vae.SDVAE, self.image_autoencoder, _IMAGE_SET),
       ('anchors', anchors_lib.Anchors, self.anchors, ('num_classes',)),
+      ('train_times', times.TIMES[drawn], drawn_kwargs, ()),
     ):
       hints.check_arguments(f'model.{key}', entry, kwargs, skip=skip)
     self.check_perturbation(self.perturbation, 'model.perturbation')
@@ -170,6 +176,12 @@ class SemFlow(model_lib.DiffusionModel):
   @functools.cached_property
   def process(self) -> process_lib.Process:
     return process_lib.Process(schedules.Straight(), 'velocity')
+
+  @functools.cached_property
+  def times(self) -> Any:
+    """Which of them a training step sees."""
+    name, kwargs = self.train_times
+    return times.TIMES[name](**kwargs)
 
   @functools.cached_property
   def palette(self) -> anchors_lib.Anchors:

@@ -7,7 +7,7 @@ from pix2seqd_jax.diffusion import times
 
 
 def test_uniform_times_fill_their_interval():
-  for make in times.TIMES.values():
+  for make in (times.Uniform, times.Discrete):
     t = make(low=0.25, high=0.75).sample(jax.random.key(0), 4000)
     assert t.shape == (4000,) and t.dtype == jnp.float32
     assert 0.25 <= float(t.min()) < 0.26 and 0.74 < float(t.max()) <= 0.75
@@ -26,3 +26,20 @@ def test_the_key_decides():
 def test_impossible_intervals():
   with pytest.raises(ValueError, match=r'low=0\.5'):
     times.Uniform(0.5, 0.5)
+
+
+def test_times_of_a_u():
+  t = times.UShaped(4.0).sample(jax.random.key(0), 20_000)
+  assert t.shape == (20_000,) and t.dtype == jnp.float32
+  assert float(t.min()) >= 0 and float(t.max()) <= 1
+  edges = np.linspace(0, 1, 11)
+  counts, _ = np.histogram(t, edges)
+  # The integral of its density, bin by bin.
+  wanted = np.diff(np.sinh(4 * (edges - 0.5))) / (2 * np.sinh(2))
+  np.testing.assert_allclose(counts / 20_000, wanted, atol=0.01)
+
+
+@pytest.mark.parametrize('steepness', [0, -1.0, 1000.0])
+def test_impossible_steepness(steepness):
+  with pytest.raises(ValueError, match=f'steepness={steepness}'):
+    times.UShaped(steepness)

@@ -71,3 +71,9 @@ def test_it_draws_no_pictures():
       grid=grids.uniform(2),
       stepper=steppers.DDIM(),
     )
+
+
+def test_the_times_of_training_are_the_steps_of_the_table():
+  kwargs = {**known_flow.KWARGS, 'train_times': ('u_shaped', {})}
+  with pytest.raises(ValueError, match=r"train_times='u_shaped'.*discrete"):
+    SemanticDSM(**kwargs)
