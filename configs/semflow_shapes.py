@@ -48,25 +48,28 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
   config.data = pix2seq_d_shapes.get_config().data
-  config.data.update({'mask_size': (64, 64), 'batch_size': 16})
+  config.data.update({'mask_size': (64, 64), 'batch_size': 8})
   config.model = semflow_common.model(
     unet=semflow_common.small_unet(),
     image_autoencoder=pictures.network,
     anchors=pictures.masks.anchors,
-    perturbation=pictures.masks.perturbation,
+    # Wider than what the autoencoder saw: pictures of one mask differ by it.
+    perturbation=75.0,
     latent_scale=0.35,  # 1 / latent_std of the autoencoder, 2.8
     prompt_tokens=0,
+    # Denser near the picture, where classes are decided.
+    train_times=('beta', {'a': 2.0}),
   )
   config.task = ConfigDict({'name': 'semantic'})
   config.sample = semflow_common.sample()
   config.optimizer = semflow_common.adamw(
-    5e-4,
+    7e-4,
     schedule='cosine',
     end_factor=0.01,
-    warmup_steps=50,
-    ema_decay=0.995,
+    warmup_steps=100,
+    ema_decay=0.998,
   )
-  config.train = semflow_common.train(2500, eval_every=1250, save_every=500)
+  config.train = semflow_common.train(7000, eval_every=3500, save_every=1000)
   config.eval = ConfigDict(
     {'batch_size': 32, 'num_examples': 0, 'use_ema': True}
   )

@@ -28,18 +28,17 @@ def test_impossible_intervals():
     times.Uniform(0.5, 0.5)
 
 
-def test_times_of_a_u():
-  t = times.UShaped(4.0).sample(jax.random.key(0), 20_000)
+@pytest.mark.parametrize(('a', 'b'), [(2, 1), (1, 3.0), (0.5, 0.5)])
+def test_beta(a, b):
+  t = times.Beta(a, b).sample(jax.random.key(0), 20_000)
   assert t.shape == (20_000,) and t.dtype == jnp.float32
   assert float(t.min()) >= 0 and float(t.max()) <= 1
-  edges = np.linspace(0, 1, 11)
-  counts, _ = np.histogram(t, edges)
-  # The integral of its density, bin by bin.
-  wanted = np.diff(np.sinh(4 * (edges - 0.5))) / (2 * np.sinh(2))
-  np.testing.assert_allclose(counts / 20_000, wanted, atol=0.01)
+  np.testing.assert_allclose(t.mean(), a / (a + b), atol=0.01)
+  wanted = a * b / ((a + b) ** 2 * (a + b + 1))
+  np.testing.assert_allclose(t.var(), wanted, rtol=0.03)
 
 
-@pytest.mark.parametrize('steepness', [0, -1.0, 1000.0])
-def test_impossible_steepness(steepness):
-  with pytest.raises(ValueError, match=f'steepness={steepness}'):
-    times.UShaped(steepness)
+@pytest.mark.parametrize(('a', 'b'), [(0, 1), (1, -1.0)])
+def test_impossible_beta(a, b):
+  with pytest.raises(ValueError, match=f'a={a}, b={b}'):
+    times.Beta(a, b)

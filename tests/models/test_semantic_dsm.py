@@ -74,6 +74,6 @@ def test_it_draws_no_pictures():
 
 
 def test_the_times_of_training_are_the_steps_of_the_table():
-  kwargs = {**known_flow.KWARGS, 'train_times': ('u_shaped', {})}
-  with pytest.raises(ValueError, match=r"train_times='u_shaped'.*discrete"):
+  kwargs = {**known_flow.KWARGS, 'train_times': ('beta', {})}
+  with pytest.raises(ValueError, match=r"train_times='beta'.*discrete"):
     SemanticDSM(**kwargs)

@@ -247,10 +247,10 @@ def test_a_mask_that_is_given_whole_is_not_noised():
 
 
 def test_the_times_of_training():
-  kwargs = {**known_flow.KWARGS, 'train_times': ('u_shaped', {'steepness': 8})}
+  kwargs = {**known_flow.KWARGS, 'train_times': ('beta', {'a': 3})}
   t = SemFlow(**kwargs).times.sample(jax.random.key(0), 1000)
-  assert np.mean((t < 0.1) | (t > 0.9)) > 0.4
-  with pytest.raises(ValueError, match=r"train_times='u_shape' .*Did"):
-    SemFlow(**kwargs | {'train_times': ('u_shape', {})})
-  with pytest.raises(ValueError, match=r'model\.train_times.*steep'):
-    SemFlow(**kwargs | {'train_times': ('u_shaped', {'steep': 8})})
+  assert np.mean(t > 0.5) > 0.8
+  with pytest.raises(ValueError, match=r"train_times='betta' .*Did"):
+    SemFlow(**kwargs | {'train_times': ('betta', {})})
+  with pytest.raises(ValueError, match=r'model\.train_times.*alpha'):
+    SemFlow(**kwargs | {'train_times': ('beta', {'alpha': 8})})
