@@ -82,7 +82,7 @@ def _paint(config):
   config.model.masks = {
     'share': 0.5,
     'anchors': {'levels': 2, 'spacing': 250},
-    'perturbation': 25.0,
+    'perturbation': 75.0,  # of at most 125: pictures of one mask differ by it
   }
 
 

@@ -53,8 +53,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     unet=semflow_common.small_unet(),
     image_autoencoder=pictures.network,
     anchors=pictures.masks.anchors,
-    # Wider than what the autoencoder saw: pictures of one mask differ by it.
-    perturbation=75.0,
+    perturbation=pictures.masks.perturbation,
     latent_scale=0.35,  # 1 / latent_std of the autoencoder, 2.8
     prompt_tokens=0,
     # Denser near the picture, where classes are decided.
