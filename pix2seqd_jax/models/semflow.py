@@ -108,6 +108,7 @@ class SemFlow(model_lib.DiffusionModel):
       ('train_times', times.TIMES[drawn], drawn_kwargs, ()),
     ):
       hints.check_arguments(f'model.{key}', entry, kwargs, skip=skip)
+    times.TIMES[drawn](**drawn_kwargs)  # its numbers are checked there
     self.check_perturbation(self.perturbation, 'model.perturbation')
     if not self.latent_scale > 0:
       raise ValueError(

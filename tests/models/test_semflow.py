@@ -254,3 +254,5 @@ def test_the_times_of_training():
     SemFlow(**kwargs | {'train_times': ('betta', {})})
   with pytest.raises(ValueError, match=r'model\.train_times.*alpha'):
     SemFlow(**kwargs | {'train_times': ('beta', {'alpha': 8})})
+  with pytest.raises(ValueError, match='times a=-1, b=1'):
+    SemFlow(**kwargs | {'train_times': ('beta', {'a': -1})})
