@@ -51,8 +51,12 @@ class Group:
     met.lost = lost
 
   def die(self, index):
-    """As a kill does: the kernel closes its connections."""
-    self.watches[index].lost = lambda text: None
+    """As a kill does: the kernel closes its connections, nothing is said.
+
+    Its thread lives on, unlike a process's, and would tell the others of each
+    connection that closes here before theirs does.
+    """
+    self.watches[index]._end = lambda text: None
     self.close(index)
 
   def close(self, index):
