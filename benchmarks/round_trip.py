@@ -97,7 +97,10 @@ class Trip:
     def run(level, params, batch, keys):
       levels = jnp.full(keys.shape[0], level, jnp.float32)
       given = {**batch['given'], 'perturbation': levels}
-      x_0 = model.start(params, {**batch, 'given': given}, keys)
+      # Of the baseline too, which has no way from masks to pictures.
+      x_0 = semflow.SemFlow.start(
+        model, params, {**batch, 'given': given}, keys
+      )
       return model.decode(params, x_0, {})  # as of a mask that was found
 
     self._run = run

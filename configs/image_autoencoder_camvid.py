@@ -6,7 +6,7 @@
 
 Half of what it sees are label maps, painted with 3 levels a channel: 27
 colours for 11 classes, farther apart than SemFlow's 216, for a small
-autoencoder blurs. Latents of 24 x 32 x 4 of pictures of 96 x 128.
+autoencoder blurs. Latents of 24 x 32 x 16 of pictures of 96 x 128.
 
 Variants: `:gpu` (192 x 256 pictures, a wider network, one GPU), `:smoke`
 (seconds, for tests).
@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data = data(gpu)
   config.data.batch_size = 32 if gpu else 8
   config.model.masks.update(
-    {'anchors': {'levels': 3, 'spacing': 120}, 'perturbation': 15.0}
+    {'anchors': {'levels': 3, 'spacing': 120}, 'perturbation': 29.0}
   )
   if gpu:
     config.model.network.update(
@@ -39,7 +39,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.dtype = 'bfloat16'
     config.optimizer.update({'learning_rate': 4e-4, 'ema_decay': 0.998})
   steps = 5000 if gpu else 2000
-  config.train.update({'steps': steps, 'save_every': 1000, 'eval_every': 1000})
+  config.train.update(
+    {'steps': steps, 'save_every': steps // 2, 'eval_every': steps // 2}
+  )
   config.eval.batch_size = 32 if gpu else 16
   if 'smoke' not in chosen:
     return config

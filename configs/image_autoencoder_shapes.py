@@ -6,10 +6,10 @@
 Latents of 16 x 16 x 4, the places of configs/ldmseg_autoencoder_shapes.py.
 `latent_std` of the log is what LDMSeg's model.image_scale is the inverse of.
 
-Variants: `:masks` (half of what it sees are painted label maps: the one
-autoencoder of SemFlow, configs/semflow_shapes.py), `:smoke` (seconds, for
-tests). Expected: PSNR of pictures that went through it, whose noise alone
-bounds it at 30.5 dB; see benchmarks/RESULTS.md.
+Variants: `:masks` (half of what it sees are painted label maps, 16 channels of
+latents: the one autoencoder of SemFlow, configs/semflow_shapes.py), `:smoke`
+(seconds, for tests). Expected: PSNR of pictures that went through it, whose
+noise alone bounds it at 30.5 dB; see benchmarks/RESULTS.md.
 """
 
 from ml_collections import ConfigDict
@@ -43,8 +43,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'dtype': 'float32',
     }
   )
-  if 'masks' in chosen:
-    _paint(config)
   config.task = ConfigDict({'name': 'reconstruction'})
   config.sample = ConfigDict(
     {'steps': 1, 'td': 0.0, 'stepper': 'ddim', 'stepper_args': {}, 'seed': 0}
@@ -66,6 +64,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.eval = ConfigDict(
     {'batch_size': 32, 'num_examples': 0, 'use_ema': True}
   )
+  if 'masks' in chosen:
+    _paint(config)
 
   config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
   config.shard_rules = common.single_device_rules()
@@ -78,7 +78,11 @@ def _paint(config):
   """For SemFlow. Anchors far apart: a small autoencoder blurs; 2 levels of 3
   channels are 8 colours, enough for 7 classes beside white, which is void."""
   config.data.update({'mask_size': config.data.image_size, 'batch_size': 16})
-  config.model.network.block_out_channels = (16, 32, 64)
+  config.model.network.update(
+    # 16 channels: through 4 of them a flow tells classes apart far later.
+    {'block_out_channels': (16, 32, 64), 'latent_channels': 16}
+  )
+  config.train.update({'steps': 450, 'save_every': 225, 'eval_every': 450})
   config.model.masks = {
     'share': 0.5,
     'anchors': {'levels': 2, 'spacing': 250},
@@ -88,7 +92,9 @@ def _paint(config):
 
 def smoke(config: ConfigDict) -> ConfigDict:
   """Any recipe of an image autoencoder, in seconds: a check, not a result."""
-  config.model.network.update({'block_out_channels': (8, 8, 8), 'groups': 4})
+  config.model.network.update(
+    {'block_out_channels': (8, 8, 8), 'latent_channels': 4, 'groups': 4}
+  )
   config.optimizer.warmup_steps = 2
   config.train.update(
     {

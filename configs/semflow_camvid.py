@@ -34,28 +34,29 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
   config.data = stage_1.data
-  config.data.batch_size = 32 if gpu else 16
+  config.data.batch_size = 32 if gpu else 8
   config.model = semflow_common.model(
     unet=semflow_common.small_unet(96 if gpu else 48),
     image_autoencoder=pictures.network,
     anchors=pictures.masks.anchors,
     perturbation=pictures.masks.perturbation,
-    # Near 1 / latent_std of the autoencoder's log: of shapes', not measured.
-    latent_scale=0.35,
+    latent_scale=0.37,  # 1 / latent_std of the autoencoder, 2.7
     prompt_tokens=0,
+    # As of shapes: denser near the picture, where classes are decided.
+    train_times=('beta', {'a': 2.0}),
     dtype=pictures.dtype,
   )
   config.task = ConfigDict({'name': 'semantic'})
   config.sample = semflow_common.sample()
   config.optimizer = semflow_common.adamw(
-    2e-4 if gpu else 5e-4,
+    2e-4 if gpu else 7e-4,
     schedule='cosine',
     end_factor=0.01,
     warmup_steps=100,
-    ema_decay=0.998 if gpu else 0.995,
+    ema_decay=0.998,
   )
   config.train = semflow_common.train(
-    8000 if gpu else 3000, eval_every=1000, save_every=500
+    8000 if gpu else 4000, eval_every=1000, save_every=500
   )
   config.eval = ConfigDict(
     {'batch_size': 32 if gpu else 16, 'num_examples': 0, 'use_ema': True}

@@ -54,7 +54,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     image_autoencoder=pictures.network,
     anchors=pictures.masks.anchors,
     perturbation=pictures.masks.perturbation,
-    latent_scale=0.35,  # 1 / latent_std of the autoencoder, 2.8
+    latent_scale=0.45,  # 1 / latent_std of the autoencoder, 2.25
     prompt_tokens=0,
     # Denser near the picture, where classes are decided.
     train_times=('beta', {'a': 2.0}),
@@ -68,7 +68,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     warmup_steps=100,
     ema_decay=0.998,
   )
-  config.train = semflow_common.train(7000, eval_every=3500, save_every=1000)
+  config.train = semflow_common.train(8000, eval_every=4000, save_every=1000)
   config.eval = ConfigDict(
     {'batch_size': 32, 'num_examples': 0, 'use_ema': True}
   )

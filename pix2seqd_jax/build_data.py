@@ -139,6 +139,12 @@ class DataParts:
         f'data.latents: model.name={model["name"]!r} has no image autoencoder; '
         'latents are for ldmseg and semflow. Empty data.latents.'
       )
+    if model.get('posterior') == 'sample':
+      raise ValueError(
+        "data.latents: model.posterior='sample' draws latents of pictures, but "
+        "cached ones are modes; set model.posterior='mode', or empty "
+        'data.latents.'
+      )
     network = {
       k: v
       for k, v in model['image_autoencoder'].items()

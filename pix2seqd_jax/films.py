@@ -39,6 +39,8 @@ def write(
   if kind not in FORMATS:
     raise ValueError(f'film {path}: the name must end with .gif or .mp4.')
   _check(frames, fps, hold)
+  if kind == 'mp4':
+    ffmpeg()
   path.parent.mkdir(parents=True, exist_ok=True)
   if kind == 'gif':
     _write_gif(path, frames, fps, hold)
@@ -89,18 +91,23 @@ def _write_gif(path, frames, fps, hold):
   )
 
 
-def _write_mp4(path, frames, fps, hold):
+def ffmpeg():
+  """The package that writes MP4; raises ValueError where it is missing."""
   try:
     import imageio_ffmpeg
   except ImportError as error:
     raise ValueError(
-      f'film {path}: MP4 needs imageio-ffmpeg (pip install imageio-ffmpeg); or '
-      'name it .gif.'
+      'a film as MP4 needs imageio-ffmpeg (pip install imageio-ffmpeg); or '
+      'write a GIF.'
     ) from error
+  return imageio_ffmpeg
+
+
+def _write_mp4(path, frames, fps, hold):
   height, width = (n // 2 * 2 for n in frames[0].shape[:2])
   still = max(1, round(hold * fps))
   shown = [frames[0]] * still + list(frames[1:-1]) + [frames[-1]] * still
-  writer = imageio_ffmpeg.write_frames(
+  writer = ffmpeg().write_frames(
     str(path), (width, height), fps=fps, macro_block_size=2
   )
   writer.send(None)

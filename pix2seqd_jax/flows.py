@@ -28,7 +28,6 @@ from pix2seqd_jax.data import files, label_maps
 from pix2seqd_jax.diffusion import straightness
 
 DIRECTIONS = ('segment', 'synthesize')
-FACTORS = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 class Path(NamedTuple):
@@ -162,7 +161,7 @@ def perturbations(
   pipe: pipeline.Pipeline,
   mask: np.ndarray,
   *,
-  factors: Sequence[float | int] = FACTORS,
+  factors: Sequence[float | int] | None = None,
   num_samples: int = 2,
   steps: int | None = None,
   seed: int = 0,
@@ -172,7 +171,8 @@ def perturbations(
   Args:
     pipe: a trained model.
     mask: classes [h, w].
-    factors: of the width that it was trained with (beta' / beta of the paper).
+    factors: of the width that it was trained with (beta' / beta of the paper);
+      none: those of synthesizing.FACTORS with which classes can be told apart.
     num_samples: rows of the picture.
     steps, seed: of sampling.
 
@@ -186,7 +186,7 @@ def perturbations(
   """
   usual = pipe.experiment.model.perturbation
   rows, numbers = [], {}
-  for factor in factors:
+  for factor in synthesizing.noise_factors(pipe.experiment.model, factors):
     found = pipe.synthesize(
       mask,
       steps=steps,
@@ -263,7 +263,7 @@ def write(
   values: str = 'classes',
   steps: int | None = None,
   frames: int = 8,
-  factors: Sequence[float | int] = FACTORS,
+  factors: Sequence[float | int] | None = None,
   samples: int = 2,
   seed: int = 0,
   step: str | int = '',
@@ -292,20 +292,21 @@ def write(
   _check(film_format, frames)
   pipe = pipeline.Pipeline.from_pretrained(workdir, step=step or None)
   follower, folder = Follower(pipe, steps), pathlib.Path(output)
+  factors = synthesizing.noise_factors(pipe.experiment.model, factors)
+  # All of them are read first: a bad file is named before the work begins.
+  found = list(examples(pipe, inputs, masks, num=num, values=values))
   written: list[pathlib.Path] = []
   states: dict[str, list[np.ndarray]] = {}
-  for example in examples(pipe, inputs, masks, num=num, values=values):
+  for example in found:
     for direction, given in zip(DIRECTIONS, example[1:], strict=True):
       if given is None:
         continue
       path = getattr(follower, direction)(given, seed)
       states.setdefault(direction, []).append(path.states)
-      stem = folder / f'{example.name}_{direction}'
-      visualize.save_png(
-        stem.with_suffix('.png'), strip(follower, path, frames, direction)
-      )
-      film(follower, path, stem.with_suffix(f'.{film_format}'))
-      written += [stem.with_suffix(s) for s in ('.png', f'.{film_format}')]
+      stem = f'{example.name}_{direction}'
+      still, moving = (folder / f'{stem}.{s}' for s in ('png', film_format))
+      visualize.save_png(still, strip(follower, path, frames, direction))
+      written += [still, film(follower, path, moving)]
     if example.mask is not None and factors:
       noise = {'factors': factors, 'num_samples': samples}
       noise |= {'steps': steps, 'seed': seed}
@@ -318,17 +319,19 @@ def _check(film_format, frames):
     raise ValueError(
       f'--film={film_format!r} must be one of {", ".join(films.FORMATS)}.'
     )
+  if film_format == 'mp4':
+    films.ffmpeg()
   if frames < 2:
     raise ValueError(f'--frames={frames} must be at least 2.')
 
 
 def _write_noise(pipe, example, folder, noise):
   picture, numbers = perturbations(pipe, example.mask, **noise)
-  stem = folder / f'{example.name}_perturbation'
-  visualize.save_png(stem.with_suffix('.png'), picture)
-  text = json.dumps(numbers, indent=2) + '\n'
-  stem.with_suffix('.json').write_text(text, encoding='utf-8')
-  return [stem.with_suffix('.png'), stem.with_suffix('.json')]
+  stem = f'{example.name}_perturbation'
+  drawn, told = (folder / f'{stem}.{s}' for s in ('png', 'json'))
+  visualize.save_png(drawn, picture)
+  told.write_text(json.dumps(numbers, indent=2) + '\n', encoding='utf-8')
+  return [drawn, told]
 
 
 def _write_straightness(folder, states):
@@ -373,7 +376,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--values', default='classes', help="in masks: 'classes' or 'ids'")
   add('--steps', type=int, help="of Euler; else the run's")
   add('--frames', type=int, default=8, help='in a strip')
-  add('--factors', type=float, nargs='*', default=FACTORS, help='of the noise')
+  add('--factors', type=float, nargs='*', help='of the noise, or nothing')
   add('--samples', type=int, default=2, help='of each factor')
   add('--seed', type=int, default=0)
   add('--step', default='', help="a checkpoint's, or 'best'")

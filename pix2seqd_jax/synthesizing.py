@@ -19,6 +19,9 @@ from pix2seqd_jax import build, visualize
 from pix2seqd_jax.data import label_maps
 from pix2seqd_jax.types import Category, Params, Segment
 
+# Of the noise on masks that a model was trained with, for strips and tables.
+FACTORS = (0.0, 0.5, 1.0, 1.5, 2.0)
+
 
 @dataclasses.dataclass(frozen=True)
 class SynthesisResult:
@@ -135,6 +138,28 @@ class Synthesizer:
       for i in range(num_samples)
     ]
     return SynthesisResult(tuple(images), mask, self.experiment.categories)
+
+
+def noise_factors(
+  model: Any, factors: Sequence[float | int] | None = None
+) -> tuple[float | int, ...]:
+  """Factors of a model's perturbation, all of which may be sampled with.
+
+  Args:
+    model: a SemFlow.
+    factors: which; None: those of FACTORS that may be.
+
+  Raises:
+    ValueError: a factor, of those that were given, with which a colour could
+      be that of another class.
+  """
+  if factors is None:
+    limit = model.palette.spacing / 2
+    return tuple(f for f in FACTORS if f * model.perturbation < limit)
+  for factor in factors:
+    name = f'the noise of factor {factor:g},'
+    model.check_perturbation(factor * model.perturbation, name)
+  return tuple(factors)
 
 
 def as_map(mask: np.ndarray) -> tuple[np.ndarray, tuple[Segment, ...]]:

@@ -189,8 +189,21 @@ def test_the_autoencoder_is_the_one_that_saw_such_masks(name, pictures):
   assert rule == 'exact'
 
 
-def test_shapes_smoke_trains_and_evaluates(tmp_path):
-  config = get_config('semflow_shapes', 'smoke')
+@pytest.mark.parametrize(
+  ('name', 'pictures'),
+  [
+    ('semflow_shapes', image_autoencoder_shapes.get_config('masks,smoke')),
+    ('semflow_camvid', image_autoencoder_camvid.get_config('smoke')),
+  ],
+)
+def test_smoke_autoencoders_fit_smoke_flows(name, pictures):
+  flow = experiment_of(get_config(name, 'smoke')).model
+  assert flow.image_net == experiment_of(pictures).model.net
+
+
+@pytest.mark.parametrize('method', ['', 'dsm,', 'reflow,'])
+def test_shapes_smoke_trains_and_evaluates(method, tmp_path):
+  config = get_config('semflow_shapes', f'{method}smoke')
   config.train.update({'steps': 4, 'save_every': 0, 'eval_every': 0})
   commands.train(config, tmp_path)
   results = commands.evaluate(tmp_path)

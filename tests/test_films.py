@@ -65,8 +65,9 @@ def test_an_mp4_has_even_sides_and_holds_its_ends(tmp_path, ffmpeg):
 
 def test_an_mp4_without_its_package_says_what_to_do(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'imageio_ffmpeg', None)
-  with pytest.raises(ValueError, match=r'imageio-ffmpeg .*; or name it \.gif'):
-    films.write(tmp_path / 'a.mp4', frames(2))
+  with pytest.raises(ValueError, match=r'imageio-ffmpeg .*; or write a GIF'):
+    films.write(tmp_path / 'new' / 'a.mp4', frames(2))
+  assert not list(tmp_path.iterdir())
 
 
 def test_bad_arguments(tmp_path):

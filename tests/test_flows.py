@@ -1,6 +1,7 @@
 """Paths of a flow in both directions, and what is drawn of them."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -90,8 +91,15 @@ def test_noise_makes_pictures_of_one_mask_differ(pipe):
   for told in numbers.values():
     assert told['brightness'] == pytest.approx(numbers['0']['brightness'], 0.02)
   assert grid.dtype == np.uint8 and grid.shape[1] > 4 * 256
-  with pytest.raises(ValueError, match='below 32'):
+  with pytest.raises(ValueError, match=r'factor 4,=32.* below 32'):
     flows.perturbations(pipe, mask(), factors=(4,))
+
+
+def test_factors_that_would_mix_classes_are_left_out():
+  wide = toy_flow(perturbation=20.0).model  # of 32: twice as much is too wide
+  assert synthesizing.noise_factors(wide) == (0, 0.5, 1, 1.5)
+  with pytest.raises(ValueError, match='factor 2,=40'):
+    synthesizing.noise_factors(wide, (0, 2))
 
 
 @pytest.fixture
@@ -141,6 +149,46 @@ def test_files_of_the_user(run, tmp_path):
   names += ['a_2_synthesize.png', 'a_2_synthesize.gif']
   names += ['straightness.png', 'straightness.json']
   assert [path.name for path in written] == names
+
+
+def test_names_with_dots_stay_apart(run, tmp_path):
+  for name in ('a.1', 'a.2'):
+    labels = mask().astype(np.uint8)
+    Image.fromarray(labels).save(tmp_path / f'{name}.png')
+  written = flows.write(
+    'run',
+    tmp_path / 'out',
+    masks=[tmp_path / 'a.1.png', tmp_path / 'a.2.png'],
+    steps=2,
+    frames=2,
+    factors=(1,),
+    samples=1,
+  )
+  assert len(set(written)) == len(written) == 2 * 4 + 2
+  assert all(path.exists() for path in written)
+
+
+def test_all_files_are_read_before_the_work(run, tmp_path, monkeypatch):
+  Image.fromarray(mask().astype(np.uint8)).save(tmp_path / 'a.png')
+  (tmp_path / 'b.png').write_bytes(b'no picture')
+  masks = [tmp_path / 'a.png', tmp_path / 'b.png']
+  with pytest.raises(ValueError, match=r'b\.png cannot be read'):
+    flows.write('run', tmp_path / 'out', masks=masks, steps=2)
+  monkeypatch.setitem(sys.modules, 'imageio_ffmpeg', None)
+  with pytest.raises(ValueError, match='MP4 needs imageio-ffmpeg'):
+    flows.write('run', tmp_path / 'out', film_format='mp4', steps=2)
+  with pytest.raises(ValueError, match='factor 9,=72'):
+    flows.write('run', tmp_path / 'out', factors=(9,), steps=2)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_run_of_a_model_without_a_way_back(tmp_path, monkeypatch):
+  bits = pipeline.Pipeline(build.Experiment(smoke_config()), {})
+  monkeypatch.setattr(
+    pipeline.Pipeline, 'from_pretrained', lambda *args, **kwargs: bits
+  )
+  with pytest.raises(ValueError, match=r"'pix2seq_d' makes no pictures"):
+    flows.write('run', tmp_path)
 
 
 def test_bad_arguments(run, pipe, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import oracles
 import pytest
 
-from configs import ldmseg_shapes
+from configs import ldmseg_shapes, semflow_shapes
 from pix2seqd_jax import build, latents, recipe
 from pix2seqd_jax.train import weights
 
@@ -165,6 +165,13 @@ def test_a_model_without_pictures_latents_is_refused(smoke_config):
   smoke_config.data.latents = 'latents/shapes'
   with pytest.raises(ValueError, match="'pix2seq_d' has no image autoencoder"):
     build.Experiment(smoke_config).transform('train')
+
+
+def test_latents_that_are_drawn_are_refused():
+  config = semflow_shapes.get_config('smoke')
+  config.data.latents = 'latents/shapes'
+  with pytest.raises(ValueError, match=r"set model\.posterior='mode'"):
+    build.Experiment(config).transform('train')
 
 
 @pytest.fixture

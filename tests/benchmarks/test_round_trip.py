@@ -18,9 +18,10 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope='module')
-def experiment():
-  return build.Experiment(common.load_config(CONFIG, SMALL))
+@pytest.fixture(scope='module', params=['smoke', 'dsm,smoke'])
+def experiment(request):
+  name = f'configs/semflow_shapes.py:{request.param}'
+  return build.Experiment(common.load_config(name, SMALL))
 
 
 def test_a_perfect_autoencoder_loses_what_resizing_loses(

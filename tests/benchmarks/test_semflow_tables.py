@@ -125,6 +125,24 @@ def test_without_noise_all_samples_are_one(tmp_path):
   np.testing.assert_allclose(spread[:5], spread[5:])
 
 
+def test_noise_that_would_mix_classes_is_left_out(tmp_path, monkeypatch):
+  wide = toy_flow(perturbation=20.0)  # of 32
+  monkeypatch.setattr(semflow_runs.workdirs, 'load', lambda folder: wide)
+  text, rows = table(tmp_path, 'perturbation', 'flow')
+  assert [row['given'] for row in rows] == [0, 10, 20, 30]
+  assert 'Noise of 32 and more would make one class another' in text
+
+
+def test_fillers_and_padding_have_no_brightness():
+  image = np.full((3, 2, 2, 3), 51, np.uint8)
+  image[1, 0] = 153
+  image[2] = 255
+  valid = np.ones((3, 2, 2), bool)
+  valid[1, 1] = False
+  batch = {'image': image, 'valid': valid, 'is_real': np.array([1, 1, 0], bool)}
+  assert semflow_tables._brightness(batch) == pytest.approx([0.2, 0.6])
+
+
 def test_straightness_of_runs(tmp_path, monkeypatch):
   monkeypatch.setattr(semflow_tables, 'PATH_STEPS', 20)
   monkeypatch.setattr(semflow_tables, 'PATHS', 1)

@@ -53,6 +53,8 @@ def test_bad_grids_are_named():
     Grid(good[None], good[None]),
     Grid(good + 0.1, good),
     Grid(good, good * np.nan),
+    Grid(good, np.array([0.5, -0.4])),
+    Grid(good[:1], np.array([-0.1])),
   ):
     with pytest.raises(ValueError, match='grid'):
       grids.check(bad)

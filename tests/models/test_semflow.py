@@ -169,6 +169,18 @@ def test_read_out_at_the_original_size():
   np.testing.assert_array_equal(both.semantic, wanted)
 
 
+def test_colours_and_labels_are_of_the_same_picture():
+  labels = SemFlow(**known_flow.KWARGS)
+  colors = SemFlow(**known_flow.KWARGS, resize='colors')
+  image = labels.image_net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+  params = {'frozen': {'image': image['params']}}
+  x_0 = jax.random.normal(jax.random.key(1), (2, *labels.latent_shape))
+  classes, made = (model.decode(params, x_0, {}) for model in (labels, colors))
+  assert set(made) == {'colors'} and made['colors'].shape == (2, 8, 8, 3)
+  wanted = labels.palette.nearest(made['colors'])
+  np.testing.assert_array_equal(classes['semantic'], wanted[0])
+
+
 def toy(**changes):
   return known_flow.ToyFlow(**{**known_flow.KWARGS, **changes})
 
