@@ -20,7 +20,10 @@ class Sampler(NamedTuple):
 
 
 EULER = Sampler('Euler', 'euler')
-SAMPLERS = {'semantic_dsm': (Sampler('DDIM', 'ddim'), Sampler('DDPM', 'ddpm'))}
+# 'small' as in Stable Diffusion's scheduler: in few steps 'large' leaves more
+# noise in the state than its time tells the network.
+DDPM = Sampler('DDPM', 'ddpm', {'variance': 'small'})
+SAMPLERS = {'semantic_dsm': (Sampler('DDIM', 'ddim'), DDPM)}
 
 
 class Run:

@@ -335,4 +335,5 @@ class Experiment(build_data.DataParts):
         f'model.self_condition_rate={rate} of {share} examples is none; raise '
         'it, or data.batch_size / optimizer.accumulate.'
       )
+    _ = self._encode_on_host  # whether there is such a way
     weights.check_entries(self.init_from)

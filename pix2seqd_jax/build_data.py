@@ -9,7 +9,13 @@ import jax
 import numpy as np
 
 from pix2seqd_jax import hints, recipe
-from pix2seqd_jax.data import bad_examples, latent_cache, transforms
+from pix2seqd_jax.data import (
+  bad_examples,
+  label_maps,
+  latent_cache,
+  semantic_folder,
+  transforms,
+)
 from pix2seqd_jax.data import pipeline as data_pipeline
 from pix2seqd_jax.registry import DATASETS
 from pix2seqd_jax.train import sharding
@@ -75,6 +81,20 @@ class DataParts:
   @functools.cached_property
   def categories(self) -> tuple[Category, ...]:
     return self._categories or self._read_source('eval').categories
+
+  @functools.cached_property
+  def label_numbers(self) -> dict[int, int]:
+    """The data set's own numbers in label maps -> classes, 0 = void.
+
+    Those that `label_maps.label_map` writes, and what else a folder of label
+    maps has for void.
+    """
+    written = label_maps.label_values(self.categories, 'ids').tolist()
+    found = {number: c for c, number in enumerate(written)}
+    if self.config['data']['name'] != 'semantic_folder':
+      return found
+    _, kwargs = source_args(self.config['data'], 'eval')
+    return {**found, **semantic_folder.numbers(**kwargs)}
 
   @property
   def _named_stuff(self) -> tuple[int, ...]:
@@ -171,7 +191,13 @@ class DataParts:
   def _encode_on_host(self):
     if self.config['data']['encode'] == 'device':
       return None
-    return self.model.encode_labels
+    if hasattr(self.model, 'encode_labels'):
+      return self.model.encode_labels
+    raise ValueError(
+      "data.encode='host' is for models whose codes the host can make, but "
+      f'model.name={self.config["model"]["name"]!r} makes its own on the '
+      "device; set data.encode='device'."
+    )
 
   def train_batches(self, start_step: int = 0) -> Iterator[Batch]:
     """Batch number `start_step` and all that follow, without end."""

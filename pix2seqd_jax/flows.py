@@ -227,9 +227,12 @@ def examples(
   masks: Sequence[str | os.PathLike] = (),
   *,
   num: int = 4,
-  values: str = 'classes',
+  values: str | None = None,
 ) -> Iterator[Example]:
-  """Pictures and label maps; or, of neither, `num` held-out examples."""
+  """Pictures and label maps; or, of neither, `num` held-out examples.
+
+  `values` is of the masks' numbers, as in synthesizing.read_mask.
+  """
   names = collections.Counter()
 
   def named(path):
@@ -239,8 +242,9 @@ def examples(
 
   for path in files.list_images(*inputs) if inputs else ():
     yield Example(named(path), pipeline.as_rgb(path), None)
+  reader = synthesizing.Synthesizer(pipe.experiment, pipe.params)
   for path in files.list_images(*masks) if masks else ():
-    mask = synthesizing.read_mask(path, pipe.categories, values)
+    mask = reader.read(path, values)
     yield Example(named(path), None, mask)
   if inputs or masks:
     return
@@ -260,7 +264,7 @@ def write(
   inputs: Sequence[str | os.PathLike] = (),
   masks: Sequence[str | os.PathLike] = (),
   num: int = 4,
-  values: str = 'classes',
+  values: str | None = None,
   steps: int | None = None,
   frames: int = 8,
   factors: Sequence[float | int] | None = None,
@@ -373,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--inputs', nargs='+', default=(), help='pictures, or folders of them')
   add('--masks', nargs='+', default=(), help='label maps, or folders of them')
   add('--num', type=int, default=4, help='held-out examples, of neither')
-  add('--values', default='classes', help="in masks: 'classes' or 'ids'")
+  add('--values', help="of masks: the data set's own 'ids', or 'classes'")
   add('--steps', type=int, help="of Euler; else the run's")
   add('--frames', type=int, default=8, help='in a strip')
   add('--factors', type=float, nargs='*', help='of the noise, or nothing')

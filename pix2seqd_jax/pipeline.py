@@ -208,21 +208,22 @@ class Pipeline:
     num_samples: int = 1,
     seed: int = 0,
     perturbation: float | int | None = None,
-    values: str = 'classes',
+    values: str | None = None,
     callback: Callable[[int, int, Any, Any], None] | None = None,
   ) -> SynthesisResult:
     """A mask of classes -> pictures of it.
 
     Args:
-      mask: integers [h, w], 0 = void; a file or PIL picture of such; or what
-        `segment` returned.
+      mask: integers [h, w], 0 = void; the file of a label map, or a PIL
+        picture of one; or what `segment` returned.
       steps: calls of the network; None is the config's.
       num_samples: pictures of the mask, which differ by the noise on it.
       seed: the same seed gives the same pictures.
       perturbation: half the width of that noise, in levels of 0..255; None is
         what the model was trained with. Less makes pictures dull, more glaring
         (SemFlow, section 3.4); with 0 all samples are equal.
-      values: 'classes' 1..C, or the data set's own 'ids'.
+      values: 'classes' 1..C, or the data set's own 'ids'. None: 'ids' of files
+        and PIL pictures, which `predict` writes so too, 'classes' of arrays.
       callback: as in `segment`; x and its estimate are latents.
 
     Raises:
@@ -231,7 +232,7 @@ class Pipeline:
     """
     _check_samples(num_samples)
     return self._synthesizer.draw(
-      synthesizing.read_mask(mask, self.experiment.categories, values),
+      self._synthesizer.read(mask, values),
       _key(seed),
       steps=steps,
       num_samples=num_samples,

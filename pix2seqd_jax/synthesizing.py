@@ -8,15 +8,14 @@ times in the other order.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from pix2seqd_jax import build, visualize
-from pix2seqd_jax.data import label_maps
+from pix2seqd_jax.data import decode, label_maps
 from pix2seqd_jax.types import Category, Params, Segment
 
 # Of the noise on masks that a model was trained with, for strips and tables.
@@ -79,10 +78,19 @@ class Synthesizer:
   def __init__(self, experiment: build.Experiment, params: Params):
     self.experiment, self.params = experiment, params
 
+  def read(self, mask: Any, values: str | None = None) -> np.ndarray:
+    """`read_mask`, by the classes and the numbers of the run's data."""
+    return read_mask(
+      mask,
+      self.experiment.categories,
+      values,
+      lambda: self.experiment.label_numbers,
+    )
+
   def batch(
     self, mask: np.ndarray, perturbation: float | int | None = None
   ) -> tuple[Any, Any]:
-    """A mask that `read_mask` has read -> (the device's inputs, its meta).
+    """A mask that `read` has read -> (the device's inputs, its meta).
 
     Raises:
       ValueError: a model that makes no pictures, or a perturbation with which
@@ -169,23 +177,32 @@ def as_map(mask: np.ndarray) -> tuple[np.ndarray, tuple[Segment, ...]]:
 
 
 def read_mask(
-  mask: Any, categories: Sequence[Category], values: str = 'classes'
+  mask: Any,
+  categories: Sequence[Category],
+  values: str | None = None,
+  numbers: Callable[[], Mapping[int, int]] | None = None,
 ) -> np.ndarray:
   """A mask in any form -> classes int32 [h, w], 0 = void.
 
   Args:
-    mask: a path of a label map (of modes 1, L, P, I), a PIL picture, integers
-      [h, w], or a result of Pipeline.segment.
+    mask: a path of a label map (one channel, without loss), a PIL picture,
+      integers [h, w], or a result of Pipeline.segment.
     categories: class c is `categories[c - 1]`.
     values: 'classes', 0 for void and 1..C; or 'ids', the data set's own
-      numbers, with void as label_maps.label_values has it.
+      numbers. None: 'ids' of files and pictures, as data sets and
+      Pipeline.predict write them, 'classes' of arrays.
+    numbers: gives {the data set's own number: class, 0 = void}; None: those of
+      label_maps.label_values.
 
   Raises:
-    ValueError: a file that cannot be read, no map of integers, or a number
-      that is no class.
+    ValueError: a file that cannot be read, no map of integers, a number that
+      is no class, or a result with other classes.
   """
   if hasattr(mask, 'segmentation'):
+    _check_result(mask, categories)
     return mask.semantic('classes').astype(np.int32)
+  is_picture = isinstance(mask, str | os.PathLike) or hasattr(mask, 'getbands')
+  values = values or ('ids' if is_picture else 'classes')
   if isinstance(mask, str | os.PathLike):
     mask = _open(mask)
   if hasattr(mask, 'getbands') and len(mask.getbands()) > 1:
@@ -201,33 +218,48 @@ def read_mask(
       f'mask is {found.dtype} {found.shape}; give integers [h, w]: the class '
       'of each pixel, 0 where there is none.'
     )
-  known = np.arange(len(categories) + 1)
-  if values != 'classes':
-    known = label_maps.label_values(categories, values).astype(np.int64)
-  numbers, which = np.unique(found, return_inverse=True)
-  unknown = numbers[~np.isin(numbers, known)]
-  if len(unknown):
+  written = label_maps.label_values(categories, values).tolist()
+  known = {number: c for c, number in enumerate(written)}
+  if values == 'ids' and numbers:
+    known = numbers()
+  present, which = np.unique(found, return_inverse=True)
+  unknown = [number for number in present.tolist() if number not in known]
+  if unknown:
     raise ValueError(
-      f'mask holds {", ".join(map(str, unknown[:5].tolist()))} but values='
-      f'{values!r} of this model are {_span(known)}; map them to its '
-      f'{len(categories)} classes, or to void ({known[0]}).'
+      f'mask holds {", ".join(map(str, unknown[:5]))} but values={values!r} '
+      f'of this model are {_span(known)}; map them to its {len(categories)} '
+      f'classes, or to void ({min(n for n in known if not known[n])}), or give '
+      "values='classes' (0 = void, 1, 2, ...) or 'ids' (of the data set)."
     )
-  order = np.argsort(known)
-  classes = order[np.searchsorted(known[order], numbers)]
-  return classes[which].reshape(found.shape).astype(np.int32)
+  classes = np.array([known[number] for number in present.tolist()], np.int32)
+  return classes[which].reshape(found.shape)
+
+
+def _check_result(result, categories):
+  theirs = [category.name for category in result.categories]
+  ours = [category.name for category in categories]
+  if theirs != ours:
+    raise ValueError(
+      f'mask is a result with {len(theirs)} classes, {_some(theirs)}, but this '
+      f'model draws {len(ours)}, {_some(ours)}, which are not the same; give '
+      "the map of classes itself, in this model's numbers."
+    )
+
+
+def _some(names):
+  return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
 
 
 def _open(path):
   try:
-    with Image.open(path) as picture:
-      picture.load()
-      return picture
+    data = pathlib.Path(path).read_bytes()
   except OSError as error:
     raise ValueError(f'mask {path} cannot be read: {error}') from error
+  return decode.decode_label_map(data, f'mask {path}')
 
 
 def _span(known):
-  numbers = np.sort(known).tolist()
+  numbers = sorted(known)
   if numbers == list(range(numbers[0], numbers[-1] + 1)):
     return f'{numbers[0]}..{numbers[-1]}'
   shown = ', '.join(map(str, numbers[:12]))

@@ -9,7 +9,7 @@ import numpy as np
 import oracles
 import pytest
 
-from configs import ldmseg_shapes, semflow_shapes
+from configs import ldmseg_shapes, semflow_camvid, semflow_shapes
 from pix2seqd_jax import build, latents, recipe
 from pix2seqd_jax.train import weights
 
@@ -172,6 +172,16 @@ def test_latents_that_are_drawn_are_refused():
   config.data.latents = 'latents/shapes'
   with pytest.raises(ValueError, match=r"set model\.posterior='mode'"):
     build.Experiment(config).transform('train')
+
+
+def test_camvid_s_cached_variant_may_have_them():
+  config = semflow_camvid.get_config('cached')
+  experiment = build.Experiment(config)
+  assert experiment.latent_origin('train')['ways'] == 2
+  assert experiment.latent_origin('eval')['ways'] == 1
+  plain = build.Experiment(semflow_camvid.get_config())
+  with pytest.raises(ValueError, match=r'data\.latents: '):
+    plain.latent_origin('train')
 
 
 @pytest.fixture

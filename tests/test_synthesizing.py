@@ -1,5 +1,8 @@
 """Masks -> pictures: reading masks, what Pipeline.synthesize returns."""
 
+import dataclasses
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from PIL import Image
 from smoke import smoke_config
 from toy_semflow import PARAMS, toy_flow
 
-from configs import semflow_shapes
+from configs import semflow_camvid, semflow_shapes
 from pix2seqd_jax import build, synthesizing, types
 from pix2seqd_jax import pipeline as pipeline_lib
 
@@ -44,7 +47,7 @@ def test_masks_in_any_form_are_the_same(tmp_path, pipe):
     tmp_path / 'gray.png',
     str(tmp_path / 'palette.png'),
   ):
-    found = synthesizing.read_mask(form, CATEGORIES)
+    found = synthesizing.read_mask(form, CATEGORIES, 'classes')
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, wanted)
 
@@ -53,6 +56,40 @@ def test_the_numbers_of_the_data_set():
   ids = np.array([[7, 0, 300], [255, 7, 7]])
   found = synthesizing.read_mask(ids, CATEGORIES, 'ids')
   np.testing.assert_array_equal(found, [[1, 2, 3], [0, 1, 1]])
+
+
+def test_arrays_are_classes_and_files_have_the_data_set_s_numbers(tmp_path):
+  ids = np.array([[7, 0, 255]], np.uint8)
+  Image.fromarray(ids).save(tmp_path / 'a.png')
+  for form in (tmp_path / 'a.png', Image.fromarray(ids)):
+    found = synthesizing.read_mask(form, CATEGORIES)
+    np.testing.assert_array_equal(found, [[1, 2, 0]])
+  found = synthesizing.read_mask([[1, 2, 0]], CATEGORIES)
+  np.testing.assert_array_equal(found, [[1, 2, 0]])
+
+
+def test_a_data_set_s_own_files_are_read_as_it_reads_them(shared):
+  """Void too, which CamVid has a number for that no class of ours has."""
+  config = semflow_camvid.get_config('smoke')
+  config.data.root = str(shared / 'data' / 'camvid')
+  experiment = build.Experiment(config)
+  reader = synthesizing.Synthesizer(experiment, {})
+  source = experiment.source('eval')
+  for example in (source[0], source[50]):
+    name = pathlib.Path(example['file']).stem + '.png'
+    [file] = (shared / 'data' / 'camvid' / 'labels').rglob(name)
+    assert (np.asarray(Image.open(file)) == 11).any()
+    np.testing.assert_array_equal(reader.read(file), example['ids'])
+
+
+def test_results_with_other_classes_are_refused(pipe):
+  given = np.repeat(np.repeat(1 + mask((8, 8)) % 7, 4, 0), 4, 1)
+  seen = pipe.segment(pipe.experiment.model.painted(given))
+  other = tuple(reversed(pipe.categories))
+  for categories in (other, other[:3], other[:1]):
+    result = dataclasses.replace(seen, categories=categories)
+    with pytest.raises(ValueError, match=r'a result with .*not the'):
+      pipe.synthesize(result)
 
 
 def test_a_mask_of_two_values_is_one_class(pipe):
@@ -82,6 +119,9 @@ def test_bad_masks(tmp_path):
     read(Image.new('RGB', (4, 4)))
   with pytest.raises(ValueError, match=r'missing\.png cannot be read'):
     read(tmp_path / 'missing.png')
+  Image.new('L', (4, 4)).save(tmp_path / 'lossy.jpg')
+  with pytest.raises(ValueError, match=r'lossy\.jpg is a JPEG.*must be a PNG'):
+    read(tmp_path / 'lossy.jpg')
 
 
 # Drawing.

@@ -208,6 +208,17 @@ class SemanticFolder:
     return ids
 
 
+def numbers(layout='plain', classes=(), first=0, void=(255,), **others):
+  """{number in the files: class 1..C, or 0 for void}, of a source's arguments.
+
+  Args:
+    layout, classes, first, void: as of SemanticFolder.
+    **others: its other arguments, which change no number.
+  """
+  del others
+  return dict(_layout(layout, classes, first, void).values)
+
+
 def _layout(layout, classes, first, void):
   if layout == 'plain':
     names = list(classes)

@@ -60,17 +60,19 @@ class LPIPS(NamedTuple):
     return LPIPS(self.sums + other.sums, self.is_trained)
 
   def compute(self, per_class: bool = True) -> dict[str, float]:
-    """'lpips_pairwise' and 'lpips_diversity', means over masks; 0 of none.
+    """'lpips_pairwise' and 'lpips_diversity', means over masks.
 
-    And 'lpips_is_trained': 1, or 0 for random weights.
+    The first is 0 of none; the second is left out where no mask had two
+    samples: 0 would say that all are alike. And 'lpips_is_trained': 1, or 0
+    for random weights.
     """
     del per_class  # there are no classes
     pairs, pairwise, sets, diversity = self.sums.tolist()
-    return {
+    found = {
       'lpips_pairwise': pairwise / max(pairs, 1),
-      'lpips_diversity': diversity / max(sets, 1),
       'lpips_is_trained': float(self.is_trained),
     }
+    return {**found, 'lpips_diversity': diversity / sets} if sets else found
 
   def to_bytes(self) -> bytes:
     """For other processes; see `wire`."""
