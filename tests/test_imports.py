@@ -108,7 +108,13 @@ ALLOWED = {
     'results',
     'tasks.completion',
   ),
-  'synthesizing': ('types', 'build', 'visualize', 'data.label_maps'),
+  'synthesizing': (
+    'types',
+    'build',
+    'visualize',
+    'data.decode',
+    'data.label_maps',
+  ),
   'pipeline': (
     'types',
     'build',
