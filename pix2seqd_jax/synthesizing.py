@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from pix2seqd_jax import build, visualize
-from pix2seqd_jax.data import decode, label_maps
+from pix2seqd_jax.data import label_maps
 from pix2seqd_jax.types import Category, Params, Segment
 
 # Of the noise on masks that a model was trained with, for strips and tables.
@@ -204,7 +204,7 @@ def read_mask(
   is_picture = isinstance(mask, str | os.PathLike) or hasattr(mask, 'getbands')
   values = values or ('ids' if is_picture else 'classes')
   if isinstance(mask, str | os.PathLike):
-    mask = _open(mask)
+    mask = label_maps.read(mask)
   if hasattr(mask, 'getbands') and len(mask.getbands()) > 1:
     raise ValueError(
       f'mask is a picture of mode {mask.mode}; give a label map: one number, '
@@ -248,14 +248,6 @@ def _check_result(result, categories):
 
 def _some(names):
   return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
-
-
-def _open(path):
-  try:
-    data = pathlib.Path(path).read_bytes()
-  except OSError as error:
-    raise ValueError(f'mask {path} cannot be read: {error}') from error
-  return decode.decode_label_map(data, f'mask {path}')
 
 
 def _span(known):

@@ -108,13 +108,7 @@ ALLOWED = {
     'results',
     'tasks.completion',
   ),
-  'synthesizing': (
-    'types',
-    'build',
-    'visualize',
-    'data.decode',
-    'data.label_maps',
-  ),
+  'synthesizing': ('types', 'build', 'visualize', 'data.label_maps'),
   'pipeline': (
     'types',
     'build',

@@ -1,8 +1,11 @@
 """Maps of classes for one picture: label maps and pictures with a palette."""
 
+import pathlib
+
 import numpy as np
 from PIL import Image
 
+from pix2seqd_jax.data import decode
 from pix2seqd_jax.encoding.panoptic_ids import ranks
 
 VALUES = ('ids', 'classes')
@@ -35,6 +38,19 @@ def label_values(categories, values='ids'):
     )
   wide = max(void, *numbers) > 255
   return np.array([void, *numbers], np.uint16 if wide else np.uint8)
+
+
+def read(path):
+  """The numbers in a label map's file, int32 [h, w].
+
+  Raises:
+    ValueError: it cannot be read, or is none; see decode.decode_label_map.
+  """
+  try:
+    data = pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise ValueError(f'label map {path} cannot be read: {error}') from error
+  return decode.decode_label_map(data, f'label map {path}')
 
 
 def label_map(ids, segments, categories, values='ids'):
