@@ -59,11 +59,11 @@ class Painter:
     return types.Segmentation(raw['semantic'], raw['semantic'], image=image)
 
 
-def batches(sizes=(NUM, NUM)):
+def batches(sizes=(NUM, NUM), size=SIZE):
   """Masks and the pictures that Painter(0) makes of them, cut to 8 bits."""
   rng = np.random.default_rng(0)
   for start, num in enumerate(sizes):
-    semantic = rng.integers(1, 4, (num, SIZE, SIZE), np.int32)
+    semantic = rng.integers(1, 4, (num, size, size), np.int32)
     semantic[:, 0] = 0
     image = np.floor(255 * paint(semantic)).astype(np.uint8)
     metas = []

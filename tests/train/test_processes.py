@@ -73,6 +73,13 @@ def test_one_process_two_and_two_that_break(tmp_path):
     np.testing.assert_allclose(
       answer['eval']['mean'], whole['eval']['mean'], rtol=1e-4
     )
+    synthesis = answer['synthesis']
+    assert synthesis.keys() == whole['synthesis'].keys()
+    for name in synthesis.keys() - {'images_per_second'}:
+      np.testing.assert_allclose(
+        synthesis[name], whole['synthesis'][name], rtol=1e-4, err_msg=name
+      )
+  assert whole['synthesis']['fid'] > 0 < whole['synthesis']['lpips_diversity']
 
   # One is killed: the other ends soon, and says why.
   folder = tmp_path / 'broken'

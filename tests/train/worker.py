@@ -13,7 +13,8 @@ import pathlib
 import sys
 import time
 
-sys.path[:0] = [str(pathlib.Path(__file__).parents[i]) for i in (0, 2)]
+_HERE = pathlib.Path(__file__).parent
+sys.path[:0] = map(str, (_HERE, _HERE.parent / 'tasks', *_HERE.parents[:3]))
 _ID, _COUNT, _PORT, _WORKDIR, _STEPS, _PAUSE = sys.argv[1:7]
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
@@ -23,10 +24,12 @@ os.environ['XLA_FLAGS'] = (
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+import test_synthesis  # noqa: E402
 import toy  # noqa: E402
 from test_evaluate import Task, eval_batches  # noqa: E402
 from test_loop import Rows  # noqa: E402
 
+from pix2seqd_jax import features  # noqa: E402
 from pix2seqd_jax.train import (  # noqa: E402
   checkpoint,
   distributed,
@@ -95,6 +98,19 @@ def train(mesh, model, book):
   return held, rows
 
 
+def synthesise(mesh):
+  """What pictures that are made from masks are found to be."""
+  task = test_synthesis.SynthesisTask(
+    test_synthesis.CATEGORIES, features.Features()
+  )
+  painter = test_synthesis.Painter(0.05)
+  sampler = evaluate.make_sampler(painter, grid=None, stepper=None, mesh=mesh)
+  batches = mine(test_synthesis.batches(size=16))
+  return evaluate.evaluate(
+    painter, task, {}, batches, sample_fn=sampler, mesh=mesh
+  )
+
+
 def main():
   mesh = sharding.make_mesh((('data', 2), ('fsdp', 2), ('tensor', 1)))
   model = toy.Toy(dropout=0.2)
@@ -118,6 +134,7 @@ def main():
       on_example=lambda _, meta: seen.append(int(meta['index'])),
     )
     answer['seen'] = seen
+    answer['synthesis'] = synthesise(mesh)
   print(json.dumps(answer), file=sys.__stdout__, flush=True)
 
 
