@@ -140,6 +140,7 @@ class Experiment(build_data.DataParts):
     name = kwargs.pop('name')
     entry = TASKS[name]
     if name == 'synthesis':
+      self._check_draws()
       kwargs = {**self.config['synthesis'], **kwargs}
       files = {k: kwargs.pop(k) for k in ('inception', 'lpips')}
       kwargs['features'] = features.Features(**files)
@@ -149,6 +150,14 @@ class Experiment(build_data.DataParts):
     return recipe.construct(
       'task', entry, {**kwargs, 'categories': self.categories}
     )
+
+  def _check_draws(self):
+    if not hasattr(self.model, 'start'):
+      raise ValueError(
+        "task.name='synthesis' makes pictures of masks, but a model "
+        f'{self.config["model"]["name"]!r} makes none; use model.name='
+        "'semflow'."
+      )
 
   @functools.cached_property
   def learning_rate(self):
@@ -197,6 +206,8 @@ class Experiment(build_data.DataParts):
       config['td'] if td is None else td,
     )
     stepping.check(self.stepper, self.model.process, grid)
+    is_noise = getattr(self.model, 'source_is_noise', True)
+    stepping.check_source(self.stepper, is_noise)
     return grid
 
   @property
@@ -312,6 +323,12 @@ class Experiment(build_data.DataParts):
         f'config.model: the networks cannot be built with these sizes: '
         f'{type(error).__name__}: {error}'
       ) from error
+
+  @property
+  def best_mode(self) -> str:
+    """'min' where train.best_metric is a distance or an error, else 'max'."""
+    lower = getattr(self.task.empty(), 'lower_is_better', ())
+    return 'min' if self.loop.best_metric in lower else 'max'
 
   def _check_best_metric(self, part):
     """`part` of the name: classes are not known before the data are read."""

@@ -70,17 +70,26 @@ class DataParts:
     data = self.config['data']
     entry, kwargs = source_args(data, split)
     source = recipe.construct(f'data.source or data.{split}', entry, kwargs)
-    if len(source.categories) != data['num_classes']:
+    self._check_count(source.categories)
+    return source
+
+  def _check_count(self, categories):
+    data, count = self.config['data'], len(categories)
+    if count != data['num_classes']:
       raise ValueError(
         f'data.num_classes={data["num_classes"]} but {data["name"]} has '
-        f'{len(source.categories)} classes; set data.num_classes='
-        f'{len(source.categories)}.'
+        f'{count} classes; set data.num_classes={count}.'
       )
-    return source
 
   @functools.cached_property
   def categories(self) -> tuple[Category, ...]:
-    return self._categories or self._read_source('eval').categories
+    """The classes; of folders of label maps no file is needed for them."""
+    if self._categories or self.config['data']['name'] != 'semantic_folder':
+      return self._categories or self._read_source('eval').categories
+    _, kwargs = source_args(self.config['data'], 'eval')
+    found = semantic_folder.categories(**kwargs)
+    self._check_count(found)
+    return found
 
   @functools.cached_property
   def label_numbers(self) -> dict[int, int]:

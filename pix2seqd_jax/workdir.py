@@ -110,6 +110,7 @@ def checkpointer(
     keep=loop.keep,
     keep_every=loop.keep_every,
     best_metric=loop.best_metric or None,
+    best_mode=experiment.best_mode,
   )
 
 

@@ -8,7 +8,7 @@ from pix2seqd_jax.models.semflow import SemFlow
 SIZE = (8, 8)
 KWARGS = {
   'num_classes': 5,
-  'max_instances': 2,
+  'max_instances': 6,
   'image_size': SIZE,
   'mask_size': SIZE,
   'unet': {

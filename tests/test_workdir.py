@@ -8,6 +8,7 @@ from benchmarks import common
 from pix2seqd_jax import build, workdir
 
 SEMFLOW = 'configs/semflow_shapes.py:smoke'
+AUTOENCODER = 'configs/image_autoencoder_shapes.py:masks,smoke'
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,46 @@ def test_hosts_paint_for_an_autoencoder_with_its_own_anchors():
     'num_classes': 11,
     **config.model.masks.anchors.to_dict(),
   }
+
+
+@pytest.mark.parametrize(
+  'recipe, task, metric, mode',
+  [
+    (SEMFLOW, 'synthesis', 'fid', 'min'),
+    (SEMFLOW, 'synthesis', 'lpips_pairwise', 'min'),
+    (SEMFLOW, 'synthesis', 'lpips_diversity', 'max'),
+    (SEMFLOW, 'semantic', 'miou', 'max'),
+    (AUTOENCODER, 'reconstruction', 'l1', 'min'),
+    (AUTOENCODER, 'reconstruction', 'psnr', 'max'),
+  ],
+)
+def test_the_best_error_is_the_smallest(tmp_path, recipe, task, metric, mode):
+  changes = {'task.name': task, 'train.best_metric': metric}
+  config = common.override(common.load_config(recipe), changes)
+  experiment = build.Experiment(config)
+  experiment.check_ranges()
+  with workdir.checkpointer(experiment, tmp_path) as saved:
+    assert (saved.best_metric, saved.best_mode) == (metric, mode)
+
+
+def test_pictures_of_masks_are_asked_of_models_that_draw_them():
+  changes = {'task.name': 'synthesis'}
+  config = common.override(common.load_config(AUTOENCODER), changes)
+  with pytest.raises(ValueError, match=r"'image_autoencoder' makes none"):
+    _ = build.Experiment(config).task
+
+
+def test_noise_in_place_of_the_picture_is_refused_before_the_start():
+  for stepper in ('ddpm', 'ddim(eta=1.0)'):
+    changes = {'sample.stepper': stepper}
+    config = common.override(common.load_config(SEMFLOW), changes)
+    with pytest.raises(ValueError, match='do not begin in noise'):
+      build.Experiment(config).grid()
+
+
+def test_classes_of_a_layout_need_no_files():
+  config = common.load_config('configs/semflow_celeb.py')
+  assert len(build.Experiment(config).categories) == config.data.num_classes
+  config = common.override(config, {'data.num_classes': 7})
+  with pytest.raises(ValueError, match=r'num_classes=7 but semantic_folder'):
+    _ = build.Experiment(config).categories

@@ -219,6 +219,12 @@ def numbers(layout='plain', classes=(), first=0, void=(255,), **others):
   return dict(_layout(layout, classes, first, void).values)
 
 
+def categories(layout='plain', classes=(), first=0, void=(255,), **others):
+  """The classes of a source's arguments; no folder is looked at."""
+  del others
+  return tuple(_layout(layout, classes, first, void).categories)
+
+
 def _layout(layout, classes, first, void):
   if layout == 'plain':
     names = list(classes)

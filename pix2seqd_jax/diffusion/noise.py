@@ -38,6 +38,22 @@ def noise_like(keys: Key[Array, 'b'], tree: Any) -> Any:
   return jax.tree.unflatten(structure, draws)
 
 
+# Samples are numbered far from the steps of a sampler.
+_SAMPLES = 2**31
+
+
+def fold_sample(keys: Key[Array, 'b'], sample: int) -> Key[Array, 'b']:
+  """The keys of one of several samples of each example.
+
+  Those of the first are the examples' own: alone or the first of many, it is
+  the same sample.
+  """
+  if not sample:
+    return keys
+  number = jnp.uint32(_SAMPLES + sample)
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
 def fold_step(keys: Key[Array, 'b'], step: Any) -> Key[Array, 'b']:
   """The keys of one step of a sampler, apart from those of all others."""
   return jax.vmap(jax.random.fold_in, (0, None))(keys, step)

@@ -87,6 +87,11 @@ class DDIM(_OneCall):
     std = self.eta * DDPM('small').tables(process, grid).std
     return Rows(now, zero, after.alpha, np.sqrt(after.sigma**2 - std**2), std)
 
+  @property
+  def is_stochastic(self) -> bool:
+    """Whether noise is drawn."""
+    return self.eta > 0
+
   def perturb(self, x: Any, row: Rows, keys: Any) -> Any:
     """Adds the fresh share."""
     return _add_noise(x, row, keys) if self.eta else x
@@ -140,6 +145,8 @@ class DDPM(_OneCall):
   """
 
   variance: str = 'large'
+
+  is_stochastic = True
 
   def __post_init__(self):
     if self.variance not in ('large', 'small'):

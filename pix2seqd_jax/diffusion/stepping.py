@@ -22,6 +22,7 @@ and any stepper may have
         those are not grid.now
     evaluations(grid) -> calls of the network in all, where the rows do not
         say it; for an adaptive solver the most there can be
+    is_stochastic: whether it draws noise, which stands for a part of x_1
 """
 
 from typing import Any, NamedTuple
@@ -68,6 +69,16 @@ def check(stepper: Any, process: Process, grid: Grid) -> None:
   grids.check(grid)
   process.check(times(stepper, process, grid))
   plan(stepper, process, grid)
+
+
+def check_source(stepper: Any, source_is_noise: bool) -> None:
+  """Raises ValueError for fresh noise in place of an x_1 that is none."""
+  if getattr(stepper, 'is_stochastic', False) and not source_is_noise:
+    raise ValueError(
+      f'sample.stepper={stepper} draws fresh noise in each step, but the paths '
+      "of this model do not begin in noise: it would only spoil x. Use 'euler',"
+      " 'heun' or 'rk45', or 'ddim' with eta=0."
+    )
 
 
 def evaluations(stepper: Any, process: Process, grid: Grid) -> int:

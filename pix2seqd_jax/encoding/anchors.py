@@ -73,6 +73,11 @@ class Anchors:
     found = self.spacing * np.stack(digits, -1)
     return np.concatenate([[VOID], found]).astype(np.uint8)
 
+  def is_void_near(self, perturbation: float | int) -> bool:
+    """Whether so much noise, in levels to each side, can make void a class."""
+    gaps = LARGEST - self.colors[1:].astype(int)
+    return bool(gaps.max(axis=-1).min() < 2 * perturbation)
+
   def paint(self, semantic: Classes) -> Colors:
     """Classes -> colours; NumPy or JAX.
 

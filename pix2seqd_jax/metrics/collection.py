@@ -12,6 +12,12 @@ class Collection(NamedTuple):
 
   states: Mapping[str, types.MetricState]
 
+  @property
+  def lower_is_better(self) -> tuple[str, ...]:
+    """Names of scores of which the least is the best, of all states."""
+    named = (getattr(s, 'lower_is_better', ()) for s in self.states.values())
+    return tuple(name for names in named for name in names)
+
   def merge(self, other: 'Collection') -> 'Collection':
     """Merges name by name; raises ValueError when the names differ."""
     if set(self.states) != set(other.states):

@@ -35,6 +35,8 @@ class FID(NamedTuple):
   real: tuple[np.ndarray, ...]
   network: str
 
+  lower_is_better = ('fid',)
+
   @classmethod
   def empty(cls, network: str = 'inception') -> 'FID':
     """The state of no picture, neutral in `merge`."""

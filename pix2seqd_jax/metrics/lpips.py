@@ -27,6 +27,8 @@ class LPIPS(NamedTuple):
   sums: np.ndarray
   is_trained: bool
 
+  lower_is_better = ('lpips_pairwise',)
+
   @classmethod
   def empty(cls, is_trained: bool = True) -> 'LPIPS':
     """The state of no picture, neutral in `merge`."""
@@ -62,7 +64,7 @@ class LPIPS(NamedTuple):
   def compute(self, per_class: bool = True) -> dict[str, float]:
     """'lpips_pairwise' and 'lpips_diversity', means over masks.
 
-    The first is 0 of none; the second is left out where no mask had two
+    Both are 0 of no mask; the second is left out where no mask had two
     samples: 0 would say that all are alike. And 'lpips_is_trained': 1, or 0
     for random weights.
     """
@@ -72,7 +74,9 @@ class LPIPS(NamedTuple):
       'lpips_pairwise': pairwise / max(pairs, 1),
       'lpips_is_trained': float(self.is_trained),
     }
-    return {**found, 'lpips_diversity': diversity / sets} if sets else found
+    if pairs and not sets:
+      return found
+    return {**found, 'lpips_diversity': diversity / max(sets, 1)}
 
   def to_bytes(self) -> bytes:
     """For other processes; see `wire`."""

@@ -22,6 +22,8 @@ class PictureError(NamedTuple):
 
   sums: np.ndarray
 
+  lower_is_better = ('l1',)
+
   @classmethod
   def empty(cls) -> 'PictureError':
     """The state of no picture, neutral in `merge`."""

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from pix2seqd_jax.diffusion import completion as completion_lib
-from pix2seqd_jax.diffusion import grids, noise, sampling, times
+from pix2seqd_jax.diffusion import grids, noise, sampling, stepping, times
 from pix2seqd_jax.diffusion import guidance as guidance_lib
 from pix2seqd_jax.diffusion import process as process_lib
 from pix2seqd_jax.types import (
@@ -32,7 +32,8 @@ class DiffusionModel(abc.ABC):
 
   A subclass is a frozen dataclass with a `process` and the four blanks, and
   may set `self_condition_rate` (the share of examples that are trained with a
-  first estimate of x_0 beside x_t), `returns` (see sampling.RETURNS)
+  first estimate of x_0 beside x_t), `returns` (see sampling.RETURNS),
+  `source_is_noise` (False where x_1 is data, so that no step may draw noise)
   and `loss` (when it is not the squared error of the regression target).
   """
 
@@ -40,6 +41,7 @@ class DiffusionModel(abc.ABC):
   times: Any = times.Uniform()
   self_condition_rate: float = 0.0
   returns: Any = 'last_x0'
+  source_is_noise: bool = True
 
   @abc.abstractmethod
   def encode(
@@ -215,8 +217,10 @@ class DiffusionModel(abc.ABC):
       strength: below 1, starts from the given x_0 noised to that time.
 
     Raises:
-      ValueError: as sampling.sample, or guidance of a model without a null.
+      ValueError: as sampling.sample, guidance of a model without a null, or a
+        stepper that draws noise where x_1 is none.
     """
+    stepping.check_source(stepper, self.source_is_noise)
     encoded = self.encode(params, batch, None, train=False)
     known = self.known(params, batch)
     if num_samples > 1:
@@ -230,10 +234,7 @@ class DiffusionModel(abc.ABC):
     if strength != 1:
       grid, x = completion_lib.start(self.process, grid, known, x_1, strength)
     return sampling.sample(
-      self._guided(params, encoded, guidance),
-      self.process,
-      x,
-      k_steps,
+      *(self._guided(params, encoded, guidance), self.process, x, k_steps),
       grid=grid,
       stepper=stepper,
       returns=self.returns if returns is None else returns,
@@ -269,6 +270,5 @@ def _repeat(encoded, known, keys, num_samples):
     condition=repeat(encoded.condition), null=repeat(encoded.null)
   )
   known = repeat(known)
-  fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-  keys = jax.vmap(fold, in_axes=(0, None))(keys, jnp.arange(num_samples))
-  return encoded, known, keys.reshape(-1)
+  each = [noise.fold_sample(keys, i) for i in range(num_samples)]
+  return encoded, known, jnp.stack(each, axis=1).reshape(-1)

@@ -10,6 +10,7 @@ Stable Diffusion predicts the velocity of the straight path between them
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,14 @@ RESIZES = ('labels', 'colors')
 _UNET_SET = ('in_channels', 'out_channels', 'dtype', 'remat', 'parent', 'name')
 _IMAGE_SET = ('parts', 'in_channels', 'out_channels', 'dtype', 'parent', 'name')
 _CLOCK = schedules.NUM_TABULATED
+# The parts of which the weights were trained for a value.
+_MEANINGS = {
+  'anchors': ('frozen/image/', 'frozen/teacher/', 'net/unet/'),
+  'latent_scale': ('frozen/teacher/', 'net/unet/'),
+}
+_ANCHORS = {
+  key: getattr(anchors_lib.Anchors, key) for key in ('levels', 'spacing')
+}
 
 
 @MODELS.register('semflow')
@@ -46,7 +55,7 @@ class SemFlow(model_lib.DiffusionModel):
 
   Attributes:
     num_classes: without void.
-    max_instances: unused: there are none.
+    max_instances: above num_classes, so that a picture may show them all.
     image_size: (h, w) of pictures.
     mask_size: the same.
     unet: keyword arguments of architectures.sd_unet.SDUNet.
@@ -86,6 +95,7 @@ class SemFlow(model_lib.DiffusionModel):
   remat: bool = False
 
   returns = 'state'
+  source_is_noise = False
   known_times = tuple(times.TIMES)
 
   def __post_init__(self):
@@ -119,7 +129,24 @@ class SemFlow(model_lib.DiffusionModel):
         f'model.prompt_tokens={self.prompt_tokens} must be 0 (no prompt) or '
         'more.'
       )
+    self._check_classes()
     self._check_sizes()
+
+  def _check_classes(self):
+    if self.max_instances <= self.num_classes:
+      raise ValueError(
+        f'data.max_instances={self.max_instances} must be above '
+        f'data.num_classes={self.num_classes}: of a picture that shows more '
+        'classes the smallest would become void.'
+      )
+    if self.palette.is_void_near(self.perturbation):
+      warnings.warn(
+        f'model.anchors: the colour of class {self.num_classes} is so near to '
+        "void's white that model.perturbation="
+        f'{self.perturbation} mixes the two: it learns from pixels that have '
+        'no class. Raise levels, or lower spacing or perturbation.',
+        stacklevel=3,
+      )
 
   def check_perturbation(self, value, name='perturbation'):
     """Raises ValueError for noise that would make one class another.
@@ -139,21 +166,22 @@ class SemFlow(model_lib.DiffusionModel):
 
   def check_origin(self, folder, target, theirs):
     """Raises ValueError for weights that fit in shape but not in meaning."""
-    model = theirs.get('model', {})
-    if target == 'frozen/image':
-      # Of an autoencoder: anchors stand with the masks that it was shown.
-      told, keys = model.get('masks') or {}, ('anchors',)
-    elif target in ('net/unet', 'frozen/teacher'):
-      told, keys = model, ('anchors', 'latent_scale')
-    else:
-      return
-    for key in keys:
-      here = getattr(self, key)
-      here = dict(here) if isinstance(here, Mapping) else here
-      if key in told and told[key] != here:
+    told = theirs.get('model', {})
+    # Of an autoencoder anchors stand with the masks that it was shown.
+    told = told | (told.get('masks') or {})
+    for key, parts in _MEANINGS.items():
+      to = f'{target}/'.lstrip('/')
+      if key not in told or not any(
+        part.startswith(to) or to.startswith(part) for part in parts
+      ):
+        continue
+      here, there = getattr(self, key), told[key]
+      if key == 'anchors':  # defaults may be written or not
+        here, there = (_ANCHORS | dict(x) for x in (here, there))
+      if there != here:
         raise ValueError(
           f'init_from: the weights in {folder} were trained with {key}='
-          f'{told[key]!r}, here model.{key}={here!r}: latents mean something '
+          f'{there!r}, here model.{key}={here!r}: latents mean something '
           f'else. Set model.{key} as it is there, or train another.'
         )
 

@@ -231,6 +231,12 @@ def test_bad_arguments_are_named(changes, message):
     ('frozen/image', {'latent_scale': 0.5}, False),  # of pictures alone
     ('frozen/prompt', {'latent_scale': 0.5}, False),
     ('net/unet', {'latent_scale': 0.18215, 'anchors': {}}, False),
+    ('net/unet', {'anchors': {'levels': 6, 'spacing': 50}}, False),
+    ('net', {'latent_scale': 0.5}, True),
+    ('', {'anchors': {'levels': 3}}, True),
+    ('frozen', {'latent_scale': 0.5}, True),  # the teacher
+    ('net/unet/conv_in', {'latent_scale': 0.5}, True),
+    ('stats', {'latent_scale': 0.5}, False),
   ],
 )
 def test_weights_of_another_meaning_are_refused(target, theirs, is_refused):
@@ -240,6 +246,38 @@ def test_weights_of_another_meaning_are_refused(target, theirs, is_refused):
     return
   with pytest.raises(ValueError, match='runs/x were trained with'):
     model.check_origin('runs/x', target, {'model': theirs})
+
+
+def test_noise_in_place_of_the_picture_is_refused():
+  for stepper in (steppers.DDPM(), steppers.DDIM(eta=0.5)):
+    with pytest.raises(ValueError, match='do not begin in noise'):
+      TOY.sample(
+        *(PARAMS, inputs_only(BATCH), KEYS),
+        grid=grids.uniform(4),
+        stepper=stepper,
+      )
+  euler = sample(TOY, inputs_only(BATCH))
+  np.testing.assert_allclose(
+    sample(TOY, inputs_only(BATCH), stepper='ddim'), euler, atol=1e-6
+  )
+
+
+def test_classes_that_would_be_lost_are_told():
+  with pytest.raises(ValueError, match='max_instances=5 must be above'):
+    toy(max_instances=5)
+  with pytest.warns(UserWarning, match="void's white"):
+    toy(
+      num_classes=8,
+      max_instances=9,
+      anchors={'levels': 2, 'spacing': 250},
+      perturbation=75.0,
+    )
+
+
+def test_the_first_of_several_samples_is_the_one():
+  one, three = (sample(TOY, given(), num_samples=n, keys=KEYS) for n in (1, 3))
+  np.testing.assert_allclose(three[::3], one, atol=1e-6)
+  assert np.abs(three[1::3] - one).max() > 1e-3
 
 
 def test_masks_of_another_size_are_refused():
@@ -254,7 +292,7 @@ def test_a_mask_that_is_given_whole_is_not_noised():
   run = functools.partial(sample, TOY, given())
   with pytest.raises(ValueError, match='strength'):
     run(strength=0.5)
-  with pytest.raises(ValueError, match='ddpm'):
+  with pytest.raises(ValueError, match='draws fresh noise'):
     run(stepper='ddpm')
 
 

@@ -78,7 +78,7 @@ def original(shared):
   }
   model = Compiled(
     num_classes=len(meta['celeb_classes']),
-    max_instances=1,
+    max_instances=20,
     image_size=(64, 64),
     mask_size=(64, 64),
     unet={
