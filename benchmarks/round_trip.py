@@ -51,6 +51,11 @@ def load(args: argparse.Namespace) -> tuple[build.Experiment, Params]:
     ValueError: the model is no SemFlow, or nothing says whose weights to take.
   """
   if args.workdir:
+    if args.set or args.autoencoder:
+      raise ValueError(
+        '--workdir goes by its own config and weights; drop --set and '
+        '--autoencoder, or give --config in place of --workdir.'
+      )
     experiment = workdirs.load(args.workdir)
     _check(experiment)
     step = workdirs.find_step(args.workdir, args.step)

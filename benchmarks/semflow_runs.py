@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from benchmarks import counted, timed
 from pix2seqd_jax import build
 from pix2seqd_jax import workdir as workdirs
@@ -115,10 +117,10 @@ class Run:
       on_example=on_example and (lambda seen, meta: on_example(seen)),
       progress=False,
     )
-    process = experiment.model.process
-    return {
-      **found,
-      'seconds': sample_fn.seconds / sample_fn.images,
-      'calls': counted.calls(stepper, process, grid),
-      'calls_back': counted.calls(stepper, process, grid, back=True),
-    }
+    real = [np.asarray(batch['is_real'], bool) for batch in self.batches]
+    result = {**found, 'seconds': sample_fn.seconds / sample_fn.images}
+    for back, key in ((False, ''), (True, '_back')):
+      told = stepper, experiment.model.process, grid, back, real
+      result[f'calls{key}'] = counted.calls(*told)
+      result[f'cut_short{key}'] = counted.cut_short(stepper, back, real)
+    return result

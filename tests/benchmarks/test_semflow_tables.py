@@ -188,6 +188,32 @@ def test_calls_of_rk45_are_those_of_its_own_account():
   found = counted.calls(stepper, way, grid)
   assert found == pytest.approx(float(effort.calls.mean())) and found > 19
   assert counted.calls(stepper, way, grid, back=True) == 0
+  assert counted.cut_short(stepper) == 0
+  one = counted.calls(stepper, way, grid, real=[np.array([False, True])])
+  assert one == float(effort.calls[1]) != found
+
+
+def test_what_max_steps_cuts_short_is_told_but_for_fillers():
+  way = process.Process(schedules.Straight(), 'velocity')
+  stepper = counted.counted(steppers.RK45(1e-6, 1e-6, max_steps=3))
+  keys = jax.random.split(jax.random.key(0), 4)
+
+  def denoise(x_t, t, previous):
+    return Prediction(x_t * jnp.sin(30 * t)[:, None])
+
+  sampling.sample(
+    *(denoise, way, jnp.ones((4, 3)), keys),
+    grid=grids.uniform(2),
+    stepper=stepper,
+  )
+  assert counted.cut_short(stepper) == 8  # both intervals of each
+  real = [np.arange(4) < 3]
+  assert counted.cut_short(stepper, real=real) == 6
+  case = {'run': 'a', 'sampler': 'RK45 1e-5'}
+  ways = ({'cut_short': 0, 'cut_short_back': n} for n in (0, 6))
+  told = dict(zip(('segmentation', 'synthesis'), ways, strict=True))
+  [said] = semflow_tables._cut_short([case | told])
+  assert 'RK45 1e-5 of a, synthesis: max_steps cut 6' in said
 
 
 def test_other_steppers_are_as_they_promise():
