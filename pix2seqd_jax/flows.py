@@ -13,7 +13,6 @@ For models that draw pictures of masks (SemFlow).
 """
 
 import argparse
-import collections
 import json
 import os
 import pathlib
@@ -23,7 +22,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pix2seqd_jax import build, films, pipeline, synthesizing, visualize
+from pix2seqd_jax import (
+  build,
+  films,
+  pipeline,
+  results,
+  synthesizing,
+  visualize,
+)
 from pix2seqd_jax.data import files, label_maps
 from pix2seqd_jax.diffusion import straightness
 
@@ -226,30 +232,25 @@ def examples(
   inputs: Sequence[str | os.PathLike] = (),
   masks: Sequence[str | os.PathLike] = (),
   *,
-  num: int = 4,
+  num: int | None = 4,
   values: str | None = None,
 ) -> Iterator[Example]:
-  """Pictures and label maps; or, of neither, `num` held-out examples.
+  """Pictures and label maps; or, of neither, `num` held-out examples (or all).
 
   `values` is of the masks' numbers, as in synthesizing.read_mask.
   """
-  names = collections.Counter()
-
-  def named(path):
-    names[path.stem] += 1
-    count = names[path.stem]
-    return path.stem if count == 1 else f'{path.stem}_{count}'
-
-  for path in files.list_images(*inputs) if inputs else ():
-    yield Example(named(path), pipeline.as_rgb(path), None)
+  pictures = files.list_images(*inputs) if inputs else []
+  maps = files.list_images(*masks) if masks else []
+  names = results.unique([path.stem for path in (*pictures, *maps)])
+  for name, path in zip(names, pictures):
+    yield Example(name, pipeline.as_rgb(path), None)
   reader = synthesizing.Synthesizer(pipe.experiment, pipe.params)
-  for path in files.list_images(*masks) if masks else ():
-    mask = reader.read(path, values)
-    yield Example(named(path), None, mask)
+  for name, path in zip(names[len(pictures) :], maps, strict=True):
+    yield Example(name, None, reader.read(path, values))
   if inputs or masks:
     return
   source = pipe.experiment.source('eval')
-  for i in range(min(num, len(source))):
+  for i in range(len(source) if num is None else min(num, len(source))):
     one = source[i]
     mask = label_maps.label_map(
       one['ids'], one['segments'], pipe.categories, 'classes'

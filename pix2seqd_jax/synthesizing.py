@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 from pix2seqd_jax import build, visualize
 from pix2seqd_jax.data import label_maps
@@ -28,7 +29,7 @@ class SynthesisResult:
 
   Attributes:
     images: of each sample uint8 [h, w, 3], at the size of the network: the
-      mask's, shrunk or enlarged as the config says.
+      mask's, shrunk or enlarged as the config says; see `resized`.
     mask: int32 [h', w'], the classes that were given; 0 = void.
     categories: the classes.
   """
@@ -48,6 +49,15 @@ class SynthesisResult:
     ]
     strip = visualize.grid(shown, columns)
     return visualize.with_legend(strip, [as_map(self.mask)], self.categories)
+
+  def resized(self) -> 'SynthesisResult':
+    """The same with pictures of the mask's own size, by bicubic weights."""
+    h, w = self.mask.shape
+    images = tuple(
+      np.asarray(Image.fromarray(one).resize((w, h), Image.Resampling.BICUBIC))
+      for one in self.images
+    )
+    return dataclasses.replace(self, images=images)
 
   def save(
     self, folder: str | os.PathLike, name: str = 'picture.png'

@@ -142,11 +142,13 @@ ALLOWED = {
     'data.files',
   ),
   'films': (),
+  'synthesize': ('flows', 'pipeline', 'visualize', 'train.log'),
   'flows': (
     'types',
     'build',
     'films',
     'pipeline',
+    'results',
     'synthesizing',
     'visualize',
     'diffusion.straightness',
@@ -173,10 +175,7 @@ ALLOWED = {
     'data',
   ),
   'verify': ('train',),
-  'run': (
-    'commands',
-    'recipe',
-  ),
+  'run': ('commands', 'recipe'),
 }
 # Slow, large or optional: imported inside the functions that need them.
 NEVER_AT_THE_TOP = (
