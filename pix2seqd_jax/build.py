@@ -152,7 +152,7 @@ class Experiment(build_data.DataParts):
     )
 
   def _check_draws(self):
-    if not hasattr(self.model, 'start'):
+    if not getattr(self.model, 'draws_pictures', False):
       raise ValueError(
         "task.name='synthesis' makes pictures of masks, but a model "
         f'{self.config["model"]["name"]!r} makes none; use model.name='
@@ -333,7 +333,8 @@ class Experiment(build_data.DataParts):
   def _check_best_metric(self, part):
     """`part` of the name: classes are not known before the data are read."""
     best = self.loop.best_metric
-    known = self.task.empty().compute()
+    never = getattr(self.task, 'unmeasured', ())
+    known = [name for name in self.task.empty().compute() if name not in never]
     if best and part(best) not in map(part, known):
       raise ValueError(
         f'train.best_metric={best!r} is no metric of task '
@@ -341,9 +342,22 @@ class Experiment(build_data.DataParts):
         f'{", ".join(known)}; empty keeps no best checkpoint.'
       )
 
+  def _check_room(self):
+    """Label maps show classes, all of which are to have an id."""
+    data = self.config['data']
+    if data['name'] != 'semantic_folder':
+      return
+    if data['max_instances'] <= data['num_classes']:
+      raise ValueError(
+        f'data.max_instances={data["max_instances"]} must be above '
+        f'data.num_classes={data["num_classes"]}: of a picture that shows more '
+        'classes the smallest would become void.'
+      )
+
   def check_ranges(self) -> None:
     """Raises ValueError where values do not fit one another."""
     config, accumulate = self.config, self.config['optimizer']['accumulate']
+    self._check_room()
     self._check_best_metric(lambda name: name.split('/')[0])
     rate = getattr(self.model, 'self_condition_rate', 0)
     share = config['data']['batch_size'] // accumulate

@@ -83,10 +83,16 @@ class DataParts:
 
   @functools.cached_property
   def categories(self) -> tuple[Category, ...]:
-    """The classes; of folders of label maps no file is needed for them."""
+    """The classes; of folders of label maps no file is needed for them.
+
+    Raises:
+      ValueError: a bad argument of the source, or as many classes as
+        data.num_classes does not say.
+    """
     if self._categories or self.config['data']['name'] != 'semantic_folder':
       return self._categories or self._read_source('eval').categories
-    _, kwargs = source_args(self.config['data'], 'eval')
+    entry, kwargs = source_args(self.config['data'], 'eval')
+    hints.check_arguments('config.data.source or data.eval', entry, kwargs)
     found = semantic_folder.categories(**kwargs)
     self._check_count(found)
     return found

@@ -32,7 +32,7 @@ from pix2seqd_jax import (
 )
 from pix2seqd_jax.data import decode, files
 from pix2seqd_jax.train import log
-from pix2seqd_jax.types import Category, Params
+from pix2seqd_jax.types import FIRST_TILE, Category, Params
 
 FORMATS = results.FORMATS
 PanopticResult = results.PanopticResult
@@ -266,7 +266,7 @@ class Pipeline:
     stitcher = tiles.Stitcher(image.shape[:2], self.categories)
     maps = None  # agreement and entropy
     for i, window in enumerate(windows):
-      k_tile = jax.random.fold_in(key, i) if i else key
+      k_tile = jax.random.fold_in(key, FIRST_TILE + i) if i else key
       ids, segments, *here = draw(image[window.box], k_tile, task)
       stitcher.add(window, ids, segments)
       if here[0] is not None:

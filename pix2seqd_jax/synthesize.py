@@ -12,10 +12,12 @@ examples. Label maps hold the data set's own numbers, as in training.
 import argparse
 import os
 import pathlib
+import zlib
 from collections.abc import Sequence
 
-from pix2seqd_jax import flows, pipeline, visualize
-from pix2seqd_jax.train import log
+from pix2seqd_jax import flows, pipeline, synthesizing, visualize
+from pix2seqd_jax.data import files
+from pix2seqd_jax.train import evaluate, log
 
 SIZES = ('network', 'mask')
 
@@ -30,6 +32,8 @@ def write(
   step: str | int = '',
   values: str | None = None,
   progress: bool = True,
+  seed: int | None = None,
+  num_samples: int = 1,
   **kwargs,
 ) -> list[pathlib.Path]:
   """Writes pictures of masks, and panels of both.
@@ -43,8 +47,11 @@ def write(
     step: of the checkpoint, or 'best'; empty is the newest.
     values: of the label maps; see Pipeline.synthesize.
     progress: shows a bar on a terminal, plain lines elsewhere.
-    **kwargs: as in Pipeline.synthesize: steps, num_samples, seed,
-      perturbation. A picture does not depend on the other masks.
+    seed: None is that of evaluation, which makes the same pictures of held-out
+      masks. Each mask has noise of its own, by its number or its name, and
+      none depends on the others.
+    num_samples: pictures of each mask.
+    **kwargs: as in Pipeline.synthesize: steps, perturbation.
 
   Returns:
     The pictures' files.
@@ -53,16 +60,19 @@ def write(
     ValueError: a model that makes no pictures, a mask that cannot be read, or
       an argument out of range.
   """
-  if size not in SIZES:
-    raise ValueError(f'--size={size!r} must be one of {", ".join(SIZES)}.')
-  if num is not None and num < 1:
-    raise ValueError(f'--num={num} must be at least 1, or left out for all.')
+  _check(size, num, num_samples, masks)
   pipe = pipeline.Pipeline.from_pretrained(workdir, step=step or None)
+  drawer = synthesizing.Synthesizer(pipe.experiment, pipe.params)
+  seed = pipe.experiment.sample_seed if seed is None else seed
+  for path in files.list_images(*masks) if masks else ():
+    drawer.read(path, values)  # a bad one is named before the work begins
   folder, written = pathlib.Path(output), []
   found = flows.examples(pipe, masks=masks, num=num, values=values)
   with log.Progress(None, unit='mask', enabled=progress) as bar:
-    for example in found:
-      made = pipe.synthesize(example.mask, **kwargs)
+    for i, example in enumerate(found):
+      number = zlib.crc32(example.name.encode()) if masks else i
+      key = evaluate.example_keys(seed, [number])[0]
+      made = drawer.draw(example.mask, key, num_samples=num_samples, **kwargs)
       if size == 'mask':
         made = made.resized()
       name = f'{example.name}.png'
@@ -70,6 +80,18 @@ def write(
       visualize.save_png(folder / 'panels' / name, made.panel())
       bar.update()
   return written
+
+
+def _check(size, num, num_samples, masks):
+  if size not in SIZES:
+    raise ValueError(f'--size={size!r} must be one of {", ".join(SIZES)}.')
+  if num is not None and (num < 1 or masks):
+    raise ValueError(
+      f'--num={num} is of held-out masks: at least 1, left out for all, and '
+      'not beside --masks.'
+    )
+  if num_samples < 1:
+    raise ValueError(f'--num_samples={num_samples} must be at least 1.')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -86,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--num', type=int, help='of held-out examples; else all')
   add('--num_samples', type=int, default=1, help='of each mask')
   add('--steps', type=int, help="of the sampler; else the run's")
-  add('--seed', type=int, default=0)
+  add('--seed', type=int, help="of the noise; else the evaluation's")
   add('--perturbation', type=float, help="levels of noise; else the run's")
   add('--values', help="of masks: the data set's own 'ids', or 'classes'")
   add('--size', default='network', help='of the pictures: network or mask')

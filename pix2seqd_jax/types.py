@@ -27,6 +27,9 @@ Raw = Any  # what a model decodes to, at the network's resolution
 Meta = Mapping[str, Any]
 Array = Any
 
+# What is folded into an example's key for its tiles and for its samples after
+# the first: far from the steps of a sampler, which are folded in as 0, 1, ...
+FIRST_TILE, FIRST_SAMPLE = 2**30, 2**31
 # The keys of a batch that hold the truth. They are taken away before sampling.
 LABELS = ('semantic', 'instance', 'bits', 'colors')
 # Kept on the host: never sent to a device.

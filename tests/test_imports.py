@@ -142,7 +142,9 @@ ALLOWED = {
     'data.files',
   ),
   'films': (),
-  'synthesize': ('flows', 'pipeline', 'visualize', 'train.log'),
+  'synthesize': (
+    *('flows', 'pipeline', 'synthesizing', 'visualize', 'data.files', 'train'),
+  ),
   'flows': (
     'types',
     'build',

@@ -1,5 +1,7 @@
 """The command that writes pictures of label maps."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,6 +9,7 @@ from smoke import smoke_config
 from toy_semflow import PARAMS, toy_flow
 
 from pix2seqd_jax import build, pipeline, synthesize
+from pix2seqd_jax.train import evaluate
 
 SIZE = (24, 40)
 
@@ -48,15 +51,45 @@ def test_pictures_of_the_users_masks(run, pipe, masks, tmp_path):
   assert [path.name for path in written] == names
   assert sorted(out.iterdir()) == [out / 'images', out / 'panels']
   assert {p.name for p in (out / 'panels').iterdir()} == {'a.png', 'b.png'}
-  made = pipe.synthesize(masks / 'b.png', num_samples=2, seed=3)
-  for path, image in zip(written[2:], made.images, strict=True):
-    np.testing.assert_array_equal(read(path), image)
+  assert all(read(path).shape[1:] == (32, 3) for path in written)
+  assert np.any(read(written[2]) != read(written[3]))
   # The first sample is what one alone would be, whatever is drawn beside it.
   alone = synthesize.write(
     'run', tmp_path / 'one', masks=[masks / 'b.png'], seed=3, progress=False
   )
   assert [path.name for path in alone] == ['b.png']
-  np.testing.assert_array_equal(read(alone[0]), made.images[0])
+  np.testing.assert_array_equal(read(alone[0]), read(written[2]))
+
+
+def test_each_mask_has_noise_of_its_own(run, masks, tmp_path):
+  shutil.copy(masks / 'a.png', masks / 'b.png')
+  told = {'masks': [masks], 'progress': False}
+  a, b = map(read, synthesize.write('run', tmp_path / 'out', **told))
+  assert np.any(a != b)
+  told['perturbation'] = 0.0
+  a, b = map(read, synthesize.write('run', tmp_path / 'still', **told))
+  np.testing.assert_array_equal(a, b)
+
+
+def test_held_out_masks_have_the_pictures_of_the_evaluation(
+  run, pipe, tmp_path
+):
+  experiment = toy_flow(task='synthesis')
+  experiment.config['eval']['num_examples'] = 3
+  seen = []
+  evaluate.evaluate(
+    experiment.model,
+    experiment.task,
+    PARAMS,
+    experiment.eval_batches(),
+    sample_fn=experiment.sample_fn(),
+    seed=experiment.sample_seed,
+    on_example=lambda found, meta: seen.append(found.image),
+    progress=False,
+  )
+  written = synthesize.write('run', tmp_path, num=3, progress=False)
+  for path, image in zip(written, seen, strict=True):
+    np.testing.assert_array_equal(read(path), image)
 
 
 def test_pictures_as_large_as_their_masks(run, pipe, masks, tmp_path):
@@ -77,7 +110,8 @@ def test_what_is_wrong_is_said_first(run, masks, tmp_path, capsys, monkeypatch):
   out = tmp_path / 'out'
   for kwargs, said in (
     ({'size': 'masks'}, "--size='masks' must be one of network, mask"),
-    ({'num': 0}, '--num=0 must be at least 1'),
+    ({'num': 0}, '--num=0 is of held-out masks: at least 1'),
+    ({'num': 2, 'masks': [masks]}, '--num=2 .* not beside --masks'),
     ({'num_samples': 0}, 'num_samples=0 must be at least 1'),
     ({'perturbation': 99.0}, 'perturbation=99.0 must be'),
     ({'masks': [tmp_path / 'none']}, 'none'),

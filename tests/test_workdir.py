@@ -89,9 +89,22 @@ def test_the_best_error_is_the_smallest(tmp_path, recipe, task, metric, mode):
 
 def test_pictures_of_masks_are_asked_of_models_that_draw_them():
   changes = {'task.name': 'synthesis'}
-  config = common.override(common.load_config(AUTOENCODER), changes)
-  with pytest.raises(ValueError, match=r"'image_autoencoder' makes none"):
-    _ = build.Experiment(config).task
+  for recipe, name in (
+    (AUTOENCODER, 'image_autoencoder'),
+    ('configs/semflow_shapes.py:dsm,smoke', 'semantic_dsm'),
+    ('configs/pix2seq_d_shapes.py:smoke', 'pix2seq_d'),
+  ):
+    config = common.override(common.load_config(recipe), changes)
+    with pytest.raises(ValueError, match=rf"'{name}' makes none"):
+      _ = build.Experiment(config).task
+
+
+def test_one_sample_has_no_diversity_to_be_best_by():
+  changes = {'task.name': 'synthesis', 'synthesis.num_samples': 1}
+  changes['train.best_metric'] = 'lpips_diversity'
+  config = common.override(common.load_config(SEMFLOW), changes)
+  with pytest.raises(ValueError, match="'lpips_diversity' is no metric"):
+    build.Experiment(config).check_ranges()
 
 
 def test_noise_in_place_of_the_picture_is_refused_before_the_start():
@@ -105,6 +118,9 @@ def test_noise_in_place_of_the_picture_is_refused_before_the_start():
 def test_classes_of_a_layout_need_no_files():
   config = common.load_config('configs/semflow_celeb.py')
   assert len(build.Experiment(config).categories) == config.data.num_classes
+  short = common.override(config, {'data.max_instances': 19})
+  with pytest.raises(ValueError, match='max_instances=19 must be above'):
+    build.Experiment(short).check_ranges()
   config = common.override(config, {'data.num_classes': 7})
   with pytest.raises(ValueError, match=r'num_classes=7 but semantic_folder'):
     _ = build.Experiment(config).categories

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from pix2seqd_jax.types import FIRST_SAMPLE
+
 
 def noise_like(keys: Key[Array, 'b'], tree: Any) -> Any:
   """Standard normal noise in the shape of a tree of [b, ...].
@@ -38,10 +40,6 @@ def noise_like(keys: Key[Array, 'b'], tree: Any) -> Any:
   return jax.tree.unflatten(structure, draws)
 
 
-# Samples are numbered far from the steps of a sampler.
-_SAMPLES = 2**31
-
-
 def fold_sample(keys: Key[Array, 'b'], sample: int) -> Key[Array, 'b']:
   """The keys of one of several samples of each example.
 
@@ -50,7 +48,7 @@ def fold_sample(keys: Key[Array, 'b'], sample: int) -> Key[Array, 'b']:
   """
   if not sample:
     return keys
-  number = jnp.uint32(_SAMPLES + sample)
+  number = jnp.uint32(FIRST_SAMPLE + sample)
   return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 

@@ -33,7 +33,8 @@ class DiffusionModel(abc.ABC):
   A subclass is a frozen dataclass with a `process` and the four blanks, and
   may set `self_condition_rate` (the share of examples that are trained with a
   first estimate of x_0 beside x_t), `returns` (see sampling.RETURNS),
-  `source_is_noise` (False where x_1 is data, so that no step may draw noise)
+  `source_is_noise` (False where x_1 is data, so that no step may draw noise),
+  `draws_pictures` (True where `start` leads from a given mask to a picture)
   and `loss` (when it is not the squared error of the regression target).
   """
 
@@ -42,6 +43,7 @@ class DiffusionModel(abc.ABC):
   self_condition_rate: float = 0.0
   returns: Any = 'last_x0'
   source_is_noise: bool = True
+  draws_pictures: bool = False
 
   @abc.abstractmethod
   def encode(

@@ -43,6 +43,8 @@ class SemFlowReflow(semflow.SemFlow):
   teacher_steps: int = 25
   one_step: bool = False
 
+  _teacher = ('frozen/teacher/',)
+
   def __post_init__(self):
     super().__post_init__()
     if self.direction not in DIRECTIONS:

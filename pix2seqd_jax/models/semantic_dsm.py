@@ -32,6 +32,7 @@ class SemanticDSM(semflow.SemFlow):
   known_times = ('discrete',)  # the steps of Stable Diffusion's table
   returns = 'last_x0'
   source_is_noise = True
+  draws_pictures = False
   unet_inputs = 2  # the noisy latent of the mask, that of the picture
 
   @functools.cached_property

@@ -35,11 +35,6 @@ RESIZES = ('labels', 'colors')
 _UNET_SET = ('in_channels', 'out_channels', 'dtype', 'remat', 'parent', 'name')
 _IMAGE_SET = ('parts', 'in_channels', 'out_channels', 'dtype', 'parent', 'name')
 _CLOCK = schedules.NUM_TABULATED
-# The parts of which the weights were trained for a value.
-_MEANINGS = {
-  'anchors': ('frozen/image/', 'frozen/teacher/', 'net/unet/'),
-  'latent_scale': ('frozen/teacher/', 'net/unet/'),
-}
 _ANCHORS = {
   key: getattr(anchors_lib.Anchors, key) for key in ('levels', 'spacing')
 }
@@ -55,7 +50,8 @@ class SemFlow(model_lib.DiffusionModel):
 
   Attributes:
     num_classes: without void.
-    max_instances: above num_classes, so that a picture may show them all.
+    max_instances: above num_classes, so that a picture may show them all; it
+      is not looked at here.
     image_size: (h, w) of pictures.
     mask_size: the same.
     unet: keyword arguments of architectures.sd_unet.SDUNet.
@@ -96,6 +92,7 @@ class SemFlow(model_lib.DiffusionModel):
 
   returns = 'state'
   source_is_noise = False
+  draws_pictures = True
   known_times = tuple(times.TIMES)
 
   def __post_init__(self):
@@ -129,16 +126,10 @@ class SemFlow(model_lib.DiffusionModel):
         f'model.prompt_tokens={self.prompt_tokens} must be 0 (no prompt) or '
         'more.'
       )
-    self._check_classes()
+    self._warn_of_void()
     self._check_sizes()
 
-  def _check_classes(self):
-    if self.max_instances <= self.num_classes:
-      raise ValueError(
-        f'data.max_instances={self.max_instances} must be above '
-        f'data.num_classes={self.num_classes}: of a picture that shows more '
-        'classes the smallest would become void.'
-      )
+  def _warn_of_void(self):
     if self.palette.is_void_near(self.perturbation):
       warnings.warn(
         f'model.anchors: the colour of class {self.num_classes} is so near to '
@@ -166,19 +157,24 @@ class SemFlow(model_lib.DiffusionModel):
 
   def check_origin(self, folder, target, theirs):
     """Raises ValueError for weights that fit in shape but not in meaning."""
-    told = theirs.get('model', {})
-    # Of an autoencoder anchors stand with the masks that it was shown.
-    told = told | (told.get('masks') or {})
-    for key, parts in _MEANINGS.items():
-      to = f'{target}/'.lstrip('/')
-      if key not in told or not any(
-        part.startswith(to) or to.startswith(part) for part in parts
-      ):
-        continue
-      here, there = getattr(self, key), told[key]
-      if key == 'anchors':  # defaults may be written or not
+    model = theirs.get('model', {})
+    # An autoencoder was shown the masks that it tells of, if any.
+    told = [('frozen/image/', model.get('masks') or {}, ('anchors',))]
+    for part in ('net/unet/', *self._teacher):
+      told.append((part, model, ('anchors', 'latent_scale')))
+    to = f'{target}/'.lstrip('/')
+    for part, values, keys in told:
+      if part.startswith(to) or to.startswith(part):
+        self._check_meaning(folder, values, keys)
+
+  _teacher = ()
+
+  def _check_meaning(self, folder, told, keys):
+    for key in keys:
+      here, there = getattr(self, key), told.get(key)
+      if key == 'anchors' and key in told:  # defaults may be written or not
         here, there = (_ANCHORS | dict(x) for x in (here, there))
-      if there != here:
+      if key in told and there != here:
         raise ValueError(
           f'init_from: the weights in {folder} were trained with {key}='
           f'{there!r}, here model.{key}={here!r}: latents mean something '

@@ -84,6 +84,11 @@ class SynthesisTask(semantic.SemanticTask):
     self.num_samples = num_samples
     self.perturbation = perturbation
 
+  @property
+  def unmeasured(self) -> tuple[str, ...]:
+    """Scores of `empty` that it will not give."""
+    return () if self.num_samples > 1 else ('lpips_diversity',)
+
   def predict(
     self,
     sample_fn: Callable[..., types.Raw],
@@ -202,7 +207,8 @@ def _pictures(image, valid):
 
 @jax.jit
 def _fold(keys, sample):
-  return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, sample)
+  number = jnp.uint32(types.FIRST_SAMPLE) + jnp.uint32(sample)
+  return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
 def _drawn(raw: types.Raw) -> types.Array:

@@ -67,21 +67,27 @@ def steps_in(directory: str | os.PathLike) -> list[int]:
 
 
 def best_step_in(directory: str | os.PathLike) -> int | None:
-  """The step with the best value of the metric that its run named."""
-  best = None
-  path = checkpoint_dir(directory)
+  """The step with the best value of the metric that its run named last."""
+  path, metas = checkpoint_dir(directory), {}
   for step in steps_in(path):
     folder = path / str(step)
     if manifest.is_sealed(folder) and manifest.faults(folder, ('meta',)):
       continue
-    meta = meta_of(folder) or {}
-    value = (meta.get('metrics') or {}).get(meta.get('best_metric'))
-    if value is None or value != value:
-      continue
-    rank = -value if meta.get('best_mode') == 'min' else value
-    if best is None or rank >= best[0]:
-      best = (rank, step)
-  return None if best is None else best[1]
+    metas[step] = meta_of(folder) or {}
+  named = [meta for meta in metas.values() if meta.get('best_metric')]
+  if not named:
+    return None
+  sign = -1 if named[-1].get('best_mode') == 'min' else 1
+  values = {
+    step: (meta.get('metrics') or {}).get(named[-1]['best_metric'])
+    for step, meta in metas.items()
+  }
+  ranks = [
+    (sign * value, step)
+    for step, value in values.items()
+    if value is not None and value == value
+  ]
+  return max(ranks)[1] if ranks else None
 
 
 def damage(step_dir: pathlib.Path, items: Sequence[str] = ()) -> list[str]:

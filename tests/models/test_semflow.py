@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pix2seqd_jax.diffusion import grids, steppers
+from pix2seqd_jax.models import reflow
 from pix2seqd_jax.models.semflow import SemFlow
 from pix2seqd_jax.types import inputs_only
 
@@ -226,7 +227,7 @@ def test_bad_arguments_are_named(changes, message):
   'target, theirs, is_refused',
   [
     ('net/unet', {'latent_scale': 0.5}, True),
-    ('frozen/teacher', {'anchors': {'levels': 3, 'spacing': 9}}, True),
+    ('frozen/teacher', {'anchors': {'levels': 3, 'spacing': 9}}, False),
     ('frozen/image', {'masks': {'anchors': {'levels': 3}}}, True),
     ('frozen/image', {'latent_scale': 0.5}, False),  # of pictures alone
     ('frozen/prompt', {'latent_scale': 0.5}, False),
@@ -234,7 +235,9 @@ def test_bad_arguments_are_named(changes, message):
     ('net/unet', {'anchors': {'levels': 6, 'spacing': 50}}, False),
     ('net', {'latent_scale': 0.5}, True),
     ('', {'anchors': {'levels': 3}}, True),
-    ('frozen', {'latent_scale': 0.5}, True),  # the teacher
+    ('frozen', {'latent_scale': 0.5}, False),  # there is no teacher
+    ('frozen', {'masks': {'anchors': {'levels': 3}}}, True),
+    ('frozen/image', {'anchors': {'levels': 3}}, False),  # Stable Diffusion's
     ('net/unet/conv_in', {'latent_scale': 0.5}, True),
     ('stats', {'latent_scale': 0.5}, False),
   ],
@@ -246,6 +249,13 @@ def test_weights_of_another_meaning_are_refused(target, theirs, is_refused):
     return
   with pytest.raises(ValueError, match='runs/x were trained with'):
     model.check_origin('runs/x', target, {'model': theirs})
+
+
+def test_a_teacher_of_another_meaning_is_refused():
+  model = reflow.SemFlowReflow(**known_flow.KWARGS)
+  for target in ('frozen', 'frozen/teacher', ''):
+    with pytest.raises(ValueError, match=r'latent_scale=0\.7'):
+      model.check_origin('x', target, {'model': {'latent_scale': 0.7}})
 
 
 def test_noise_in_place_of_the_picture_is_refused():
@@ -263,8 +273,6 @@ def test_noise_in_place_of_the_picture_is_refused():
 
 
 def test_classes_that_would_be_lost_are_told():
-  with pytest.raises(ValueError, match='max_instances=5 must be above'):
-    toy(max_instances=5)
   with pytest.warns(UserWarning, match="void's white"):
     toy(
       num_classes=8,

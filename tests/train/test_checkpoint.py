@@ -96,6 +96,16 @@ def test_the_best_is_kept_beside_the_newest(tmp_path, cube, mode, best):
     assert saved.steps() == [best, 6, 7]
 
 
+def test_the_metric_that_was_named_last_says_which_is_best(tmp_path, cube):
+  made, path = create(cube), tmp_path / 'checkpoints'
+  for step, fid, mode in ((1, 90, 'max'), (2, 20, 'min'), (3, 50, 'min')):
+    with checkpoint.Checkpointer(
+      path, keep=3, best_metric='fid', best_mode=mode
+    ) as saved:
+      saved.save(step, made, metrics={'fid': fid, 'pq': 0.1})
+  assert archive.best_step_in(path) == 2
+
+
 def test_a_metric_that_is_not_there_is_refused(tmp_path, cube):
   with checkpoint.Checkpointer(
     tmp_path / 'checkpoints', best_metric='pq'

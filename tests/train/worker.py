@@ -14,7 +14,7 @@ import sys
 import time
 
 _HERE = pathlib.Path(__file__).parent
-sys.path[:0] = map(str, (_HERE, _HERE.parent / 'tasks', *_HERE.parents[:3]))
+sys.path[:0] = map(str, (_HERE, _HERE.parent / 'tasks', *_HERE.parents[:2]))
 _ID, _COUNT, _PORT, _WORKDIR, _STEPS, _PAUSE = sys.argv[1:7]
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
