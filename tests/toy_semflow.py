@@ -38,7 +38,6 @@ class ToyFlow(model_lib.DiffusionModel):
 
   process = process.Process(schedules.Straight(), 'velocity')
   returns = 'state'
-  source_is_noise = False
   draws_pictures = True
   check_perturbation = semflow.SemFlow.check_perturbation
 
