@@ -140,10 +140,10 @@ class Experiment(build_data.DataParts):
     name = kwargs.pop('name')
     entry = TASKS[name]
     if name == 'synthesis':
-      self._check_draws()
       kwargs = {**self.config['synthesis'], **kwargs}
       files = {k: kwargs.pop(k) for k in ('inception', 'lpips')}
       kwargs['features'] = features.Features(**files)
+      self._check_draws()
       moved, check = kwargs['perturbation'], 'check_perturbation'
       if moved >= 0 and hasattr(self.model, check):  # below 0: the model's own
         self.model.check_perturbation(moved, 'synthesis.perturbation')
