@@ -99,7 +99,7 @@ class Checkpointer:
     self.directory = pathlib.Path(directory).absolute()
     self.best_metric = best_metric
     self.best_mode = best_mode
-    self._keep, self._keep_every = keep, keep_every
+    self._rules = keep, keep_every, best_metric is not None
     self._frozen_done = False
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'seal')
     self._sealing: dict[int, concurrent.futures.Future] = {}
@@ -174,15 +174,24 @@ class Checkpointer:
     self._manager.wait_until_finished()
     if jax.process_index() == 0:
       sealing.seal(self.directory, step)
-      best = self.best_metric is not None
-      sealing.prune(self.directory, self._keep, self._keep_every, best)
+      sealing.prune(self.directory, *self._rules)
     else:
       self._await_seal(step)
+
+  def _is_sealed(self, step: int) -> bool:
+    """Whether the first process is done with this step, or with a later one:
+    with what it removes then as well, or `steps` would differ between them."""
+    try:
+      steps = archive.steps_in(self.directory)
+      sealed = any(s >= step for s in steps)
+      return sealed and not sealing.surplus(self.directory, *self._rules)
+    except OSError:  # of a folder that is being removed
+      return False
 
   def _await_seal(self, step: int) -> None:
     """Until the first process has sealed this step, or a later one."""
     deadline = time.monotonic() + _PATIENCE
-    while not any(s >= step for s in archive.steps_in(self.directory)):
+    while not self._is_sealed(step):
       if time.monotonic() > deadline:
         raise TimeoutError(
           f'process 0 has not written {self.directory}/{step}/{manifest.FILE} '
@@ -322,7 +331,7 @@ class Checkpointer:
     return _state(found, frozen)
 
   def wait(self) -> None:
-    """Until what is being saved is on disk and sealed."""
+    """Until what is being saved is sealed, and what it replaces removed."""
     self._manager.wait_until_finished()
     concurrent.futures.wait(self._sealing.values())
     self._raise_errors()

@@ -107,10 +107,10 @@ def seal(directory: pathlib.Path, step: int) -> None:
   manifest.seal(directory / str(step), about)
 
 
-def prune(
+def surplus(
   directory: pathlib.Path, keep: int, keep_every: int, best: bool
-) -> None:
-  """Removes the complete steps that no rule keeps.
+) -> list[int]:
+  """The complete steps that no rule keeps, oldest first.
 
   Args:
     directory: the run's `checkpoints` folder.
@@ -123,8 +123,16 @@ def prune(
   kept |= {s for s in steps if keep_every and s % keep_every == 0}
   if best:
     kept |= {archive.best_step_in(directory)}
-  for step in sorted(set(steps) - kept):
+  return sorted(set(steps) - kept)
+
+
+def prune(
+  directory: pathlib.Path, keep: int, keep_every: int, best: bool
+) -> None:
+  """Removes what is `surplus`, and steps set aside that are passed again."""
+  for step in surplus(directory, keep, keep_every, best):
     _remove(directory / str(step))
+  steps = archive.steps_in(directory)
   for path in filter(is_aside, list(directory.glob(f'{_ASIDE}*'))):
     if steps and int(path.name.removeprefix(_ASIDE)) <= steps[-1]:
       shutil.rmtree(path)

@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import sys
+import time
 import warnings
 
 sys.path[:0] = [str(pathlib.Path(__file__).parents[i]) for i in (0, 2)]
@@ -32,12 +33,24 @@ from pix2seqd_jax.train import (  # noqa: E402
   checkpoint,
   manifest,
   optimizer,
+  sealing,
   sharding,
   state,
 )
 
 
+def slowly(prune):
+  """As on a slow disk: the others must not list what is to be removed."""
+
+  def pruned(*args):
+    time.sleep(0.5)
+    prune(*args)
+
+  return pruned
+
+
 def main():
+  sealing.prune = slowly(sealing.prune)
   mesh = sharding.make_mesh((('data', 2), ('fsdp', 2), ('tensor', 1)))
   rules, tx = (('kernel$', 'fsdp'),), optimizer.make_optimizer('adamw', 0.1)
   model, batch = toy.Toy(frozen=True), toy.make_batch(0)
