@@ -8,6 +8,7 @@ import contextlib
 import os
 import pathlib
 import time
+import warnings
 from collections.abc import Sequence
 
 import jax
@@ -17,7 +18,15 @@ import numpy as np
 from pix2seqd_jax import build, pipeline, synthesizing, visualize
 from pix2seqd_jax import workdir as workdirs
 from pix2seqd_jax.data import label_maps
-from pix2seqd_jax.train import bad_batch, distributed, ledger, log, loop, state
+from pix2seqd_jax.train import (
+  archive,
+  bad_batch,
+  distributed,
+  ledger,
+  log,
+  loop,
+  state,
+)
 from pix2seqd_jax.train import evaluate as evaluate_lib
 
 _POLL_SECONDS = 5.0
@@ -233,7 +242,8 @@ def evaluate(
     config: None is the config of the work directory.
     step: of the checkpoint, or 'best'; empty is the newest.
     watch: goes on until the checkpoint of train.steps has been evaluated;
-      of several new ones the newest is taken.
+      of several new ones the newest is taken. One that is damaged, or that the
+      run removed before it was read, is passed over with a warning.
 
   Returns:
     The last metrics.
@@ -257,19 +267,44 @@ def _evaluate(experiment, folder, step, watch) -> dict[str, float]:
       found = workdirs.find_step(folder, step, wait=watch)
       found = distributed.of_first(found)
       if found is not None and found != done:
-        params = workdirs.load_params(
-          experiment, folder, found, mesh=experiment.mesh
-        )
-        results = evaluate_params(experiment, params, writer=writer, step=found)
-        scalars = {f'eval/{k}': v for k, v in results.items()}
-        writer.write_scalars(found, scalars)
-        writer.flush()
+        params = _load(experiment, folder, found, watch)
+        if params is not None:
+          results = evaluate_params(
+            experiment, params, writer=writer, step=found
+          )
+          scalars = {f'eval/{k}': v for k, v in results.items()}
+          writer.write_scalars(found, scalars)
+          writer.flush()
         done = found
       if not watch or done == experiment.loop.steps:
         return results
       if distributed.preempted():  # of several, SIGTERM alone ends none
         raise distributed.Preempted
       time.sleep(_POLL_SECONDS)
+
+
+def _load(experiment, folder, step, watch):
+  """The weights of a step; None, with a warning, where a watch passes it over.
+
+  It may be gone, as the run keeps so many, or damaged; the next one comes.
+  """
+  params = error = None
+  try:
+    params = workdirs.load_params(
+      experiment, folder, step, mesh=experiment.mesh
+    )
+  except (ValueError, OSError) as raised:
+    error = raised
+    last = step == experiment.loop.steps
+    if not watch or last or archive.is_whole(folder, step):
+      raise
+  if distributed.all_true(error is None):
+    return params
+  why = f' ({error})' if error else ' by another process'
+  warnings.warn(
+    f'{folder}: step {step} cannot be read{why}; passed over.', stacklevel=2
+  )
+  return None
 
 
 def predict(

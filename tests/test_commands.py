@@ -195,6 +195,39 @@ def test_watch_evaluates_each_checkpoint_and_ends(copy, monkeypatch):
   assert 0 <= results['pq'] <= 1
 
 
+def damage(step_dir):
+  path = max(
+    (step_dir / 'ema').rglob('d/*'), key=lambda path: path.stat().st_size
+  )
+  path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize('spoil', [damage, shutil.rmtree])
+def test_watch_passes_over_what_it_cannot_read(copy, monkeypatch, spoil):
+  """A damaged step; one that the run removes once it has been found."""
+  monkeypatch.setattr(commands, '_POLL_SECONDS', 0.01)
+  last = copy / 'checkpoints' / '6'
+  aside = last.rename(copy / 'aside')
+  load = commands.workdirs.load_params
+
+  def load_params(*args, **kwargs):
+    if aside.exists():
+      spoil(copy / 'checkpoints' / '3')
+      aside.rename(last)  # the training goes on
+    return load(*args, **kwargs)
+
+  monkeypatch.setattr(commands.workdirs, 'load_params', load_params)
+  with pytest.warns(UserWarning, match=r'step 3 cannot be read.*passed over'):
+    results = commands.evaluate(copy, watch=True)
+  assert 0 <= results['pq'] <= 1
+
+
+def test_watch_ends_where_the_last_step_is_damaged(copy):
+  damage(copy / 'checkpoints' / '6')
+  with pytest.raises(ValueError, match=r'checkpoint 6 .* is damaged'):
+    commands.evaluate(copy, watch=True)
+
+
 def test_sigterm_ends_a_watch_of_several_processes(tmp_path, monkeypatch):
   """Theirs is caught by jax's service: who never asks goes on for ever."""
   monkeypatch.setattr(commands.distributed, 'preempted', lambda: True)

@@ -71,9 +71,10 @@ def best_step_in(directory: str | os.PathLike) -> int | None:
   path, metas = checkpoint_dir(directory), {}
   for step in steps_in(path):
     folder = path / str(step)
-    if manifest.is_sealed(folder) and manifest.faults(folder, ('meta',)):
-      continue
-    metas[step] = meta_of(folder) or {}
+    with contextlib.suppress(OSError):  # where a run removes it meanwhile
+      if manifest.is_sealed(folder) and manifest.faults(folder, ('meta',)):
+        continue
+      metas[step] = meta_of(folder) or {}
   named = [meta for meta in metas.values() if meta.get('best_metric')]
   if not named:
     return None
@@ -98,9 +99,19 @@ def damage(step_dir: pathlib.Path, items: Sequence[str] = ()) -> list[str]:
       cannot be wrong.
     items: names of those that matter ('ema'); empty is all of it.
   """
+  if not is_complete(step_dir):  # removed meanwhile
+    return [f'{manifest.FILE}: missing']
   if not manifest.is_sealed(step_dir):
     return []
   return manifest.faults(step_dir, items) or frozen_damage(step_dir)
+
+
+def is_whole(directory: str | os.PathLike, step: int) -> bool:
+  """Whether a step is there and its weights are as written."""
+  try:
+    return not damage(checkpoint_dir(directory) / str(step), WEIGHTS)
+  except OSError:  # while it is being removed
+    return False
 
 
 def frozen_damage(step_dir: pathlib.Path) -> list[str]:

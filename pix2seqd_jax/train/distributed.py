@@ -206,6 +206,15 @@ def preempted() -> bool:
     return False
 
 
+def all_true(value: bool) -> bool:
+  """Whether it is true in all processes; the same answer in all."""
+  if jax.process_count() == 1:
+    return value
+  from jax.experimental import multihost_utils
+
+  return bool(multihost_utils.process_allgather(np.int32(value)).all())
+
+
 def of_first(number: int | None) -> int | None:
   """Process 0's number, in all: what each sees of a folder may differ."""
   if jax.process_count() == 1:

@@ -145,7 +145,11 @@ class TensorBoardWriter(NullWriter):
   def __init__(self, directory: str | os.PathLike):
     from tensorboardX import SummaryWriter
 
-    self._writer = SummaryWriter(str(directory))
+    # Its names have host and second alone: a run and who watches it would
+    # truncate each other's file.
+    self._writer = SummaryWriter(
+      str(directory), filename_suffix=f'.{os.getpid()}'
+    )
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
     for name, value in scalars.items():

@@ -31,6 +31,7 @@ import toy  # noqa: E402
 from pix2seqd_jax.train import (  # noqa: E402
   archive,
   checkpoint,
+  distributed,
   manifest,
   optimizer,
   sealing,
@@ -89,6 +90,8 @@ def main():
     whole = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
     kernel = whole(found.ema['net']['one']['kernel'])
     answer['kernel'] = np.asarray(kernel).tolist()
+  assert distributed.all_true(True)
+  assert not distributed.all_true(_ID == '0')
   print(json.dumps(answer), flush=True)
 
 

@@ -20,6 +20,7 @@ def test_alone_a_session_is_nothing(monkeypatch, tmp_path):
     raise KeyError('its own')
   assert not distributed.start(mode='off')
   assert not distributed.preempted()
+  assert distributed.all_true(True) and not distributed.all_true(False)
   assert distributed.of_first(7) == 7 and distributed.of_first(None) is None
 
 

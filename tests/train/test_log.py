@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,8 @@ def test_pictures_of_another_shape_are_refused(tmp_path):
   with pytest.raises(ValueError, match='1, 3 or 4 channels'):
     writer.write_images(0, {'x': np.zeros((4, 4))})
   writer.close()
+  [events] = tmp_path.iterdir()
+  assert events.suffix == f'.{os.getpid()}'  # not that of another process
 
 
 def test_means_average_and_start_again():

@@ -1,7 +1,8 @@
 """The thread that reads ahead."""
 
-import threading
+import queue
 import time
+import types
 
 import pytest
 
@@ -40,25 +41,27 @@ def test_errors_reach_the_consumer():
       next(items)
 
 
-def test_waiting_is_measured():
-  def source():
-    while True:
-      time.sleep(0.05)
-      yield 0
+def test_waiting_is_measured(monkeypatch):
+  clock = types.SimpleNamespace(now=0.0)
 
-  with prefetch.Prefetch(source(), lambda x: x) as items:
+  class Slow(queue.Queue):
+    def get(self):
+      clock.now += 0.5
+      return super().get()
+
+  clock.perf_counter = lambda: clock.now
+  monkeypatch.setattr(prefetch, 'time', clock)
+  slow = types.SimpleNamespace(Queue=Slow, Full=queue.Full)
+  monkeypatch.setattr(prefetch, 'queue', slow)
+  with prefetch.Prefetch(iter(int, 1), lambda x: x) as items:
     for _ in range(4):
       next(items)
-    assert 0.1 < items.waited < 2
-    before = items.waited
-    time.sleep(0.3)
-    next(items)
-    assert items.waited - before < 0.04
+      clock.now += 10  # what the consumer does with it
+    assert items.waited == 4 * 0.5
 
 
 def test_closing_ends_the_thread():
   items = prefetch.Prefetch(iter(int, 1), lambda x: x)
   next(items)
   items.close()
-  names = [t.name for t in threading.enumerate() if t.is_alive()]
-  assert 'prefetch' not in names
+  assert not items._thread.is_alive()

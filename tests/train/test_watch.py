@@ -16,6 +16,13 @@ def free_address():
     return f'127.0.0.1:{free.getsockname()[1]}'
 
 
+def wait_for(happened):
+  until = time.monotonic() + 30
+  while not happened():
+    assert time.monotonic() < until
+    time.sleep(0.01)
+
+
 def end(watches):
   for met in watches:
     met._done = True
@@ -91,15 +98,24 @@ def test_a_death_reaches_all_others(victim):
 
 
 def test_silence_is_a_death(monkeypatch):
-  monkeypatch.setattr(watch, 'PATIENCE', 1.0)
   monkeypatch.setattr(watch, '_PING', 0.2)
   with Group(3) as group:
-    time.sleep(1.5)
+    links = [x for met in group.watches.values() for x in met._links.values()]
+    before = [link.heard for link in links]
+    wait_for(lambda: all(x.heard > b for x, b in zip(links, before)))
     assert group.said.empty()  # pings are heard
-    group.watches[1]._done = True  # neither sends nor closes
+    silent = group.watches[1]
+    silent._done = True  # neither sends nor closes
+    silent._thread.join()
+
+    def heard_long_ago():  # again, after a ping that was under way
+      group.watches[0]._links[1].heard = -1e9
+      return not group.said.empty()
+
+    wait_for(heard_long_ago)
     said = group.hear(2)
   assert all('process 1 of 3' in text for text in said.values())
-  assert 'silent for 1 s' in said[0] == said[2]
+  assert 'silent for 40 s' in said[0] == said[2]
 
 
 @pytest.mark.parametrize('failing', [0, 1])
