@@ -147,6 +147,7 @@ def _paint_first(config):
   """The release's colours between anchors at borders: see data.painting."""
   pairs = config.data.train_transforms
   config.data.train_transforms = (pairs[0], ('paint', {}), *pairs[1:])
+  config.data.eval_transforms = (('paint', {}), *config.data.eval_transforms)
 
 
 def _dsm(config):

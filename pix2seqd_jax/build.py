@@ -34,6 +34,8 @@ from pix2seqd_jax.train import (
 )
 from pix2seqd_jax.types import Category, Grid
 
+# Tasks that read the classes of pixels and nothing else of a label map.
+_OF_CLASSES = ('semantic', 'synthesis')
 _ROOMS = (data_room, models_room, tasks_room)  # imported: names are registered
 
 
@@ -343,9 +345,9 @@ class Experiment(build_data.DataParts):
       )
 
   def _check_room(self):
-    """Label maps show classes, all of which are to have an id."""
-    data = self.config['data']
-    if data['name'] != 'semantic_folder':
+    """Who learns classes from label maps is to see all of a picture's."""
+    data, task = self.config['data'], self.config['task']['name']
+    if data['name'] != 'semantic_folder' or task not in _OF_CLASSES:
       return
     if data['max_instances'] <= data['num_classes']:
       raise ValueError(

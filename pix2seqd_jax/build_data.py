@@ -19,7 +19,14 @@ from pix2seqd_jax.data import (
 from pix2seqd_jax.data import pipeline as data_pipeline
 from pix2seqd_jax.registry import DATASETS
 from pix2seqd_jax.train import sharding
-from pix2seqd_jax.types import Batch, Category, Meta, Params, Segment
+from pix2seqd_jax.types import (
+  Batch,
+  Category,
+  Meta,
+  Params,
+  Segment,
+  inputs_only,
+)
 
 # Transforms whose `size` is data.image_size unless the config says otherwise.
 _SIZED = ('scale_jitter', 'fixed_size_crop', 'resize_to_fit', 'pad')
@@ -102,14 +109,18 @@ class DataParts:
     """The data set's own numbers in label maps -> classes, 0 = void.
 
     Those that `label_maps.label_map` writes, and what else a folder of label
-    maps has for void.
+    maps has for void; none for void where such a folder has none.
     """
     written = label_maps.label_values(self.categories, 'ids').tolist()
     found = {number: c for c, number in enumerate(written)}
     if self.config['data']['name'] != 'semantic_folder':
       return found
     _, kwargs = source_args(self.config['data'], 'eval')
-    return {**found, **semantic_folder.numbers(**kwargs)}
+    theirs = semantic_folder.numbers(**kwargs)
+    found |= theirs
+    if 0 not in theirs.values():
+      found = {number: c for number, c in found.items() if c}
+    return found
 
   @property
   def _named_stuff(self) -> tuple[int, ...]:
@@ -295,7 +306,7 @@ class DataParts:
     )
     inputs = _inputs(batch)
     if given:
-      inputs['given'] = {k: batch[k] for k in given}
+      inputs['given'] = inputs_only(batch, given)['given']
     return sharding.device_part(inputs), batch['meta'][0]
 
   def check_transforms(self, split: str) -> None:

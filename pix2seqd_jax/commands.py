@@ -290,16 +290,14 @@ def _load(experiment, folder, step, watch):
   """
   params = error = None
   try:
-    params = workdirs.load_params(
-      experiment, folder, step, mesh=experiment.mesh
-    )
+    params = workdirs.read_params(experiment, folder, step)
   except (ValueError, OSError) as raised:
     error = raised
     last = step == experiment.loop.steps
     if not watch or last or archive.is_whole(folder, step):
       raise
   if distributed.all_true(error is None):
-    return params
+    return workdirs.place_params(experiment, params, experiment.mesh)
   why = f' ({error})' if error else ' by another process'
   warnings.warn(
     f'{folder}: step {step} cannot be read{why}; passed over.', stacklevel=2

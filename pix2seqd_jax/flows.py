@@ -252,9 +252,8 @@ def examples(
   source = pipe.experiment.source('eval')
   for i in range(len(source) if num is None else min(num, len(source))):
     one = source[i]
-    mask = label_maps.label_map(
-      one['ids'], one['segments'], pipe.categories, 'classes'
-    )
+    named = [s for s in one['segments'] if not s.is_crowd]
+    mask = label_maps.label_map(one['ids'], named, pipe.categories, 'classes')
     yield Example(f'{i:04d}', one['image'], mask.astype(np.int32))
 
 

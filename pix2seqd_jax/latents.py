@@ -5,7 +5,7 @@
   python -m pix2seqd_jax.run --config configs/ldmseg_shapes.py \
     --config.data.latents=latents/shapes --workdir runs/ldmseg --mode train
 
---workdir is a run of an image autoencoder or of LDMSeg, or a folder of
+--workdir is a run of an image autoencoder, LDMSeg or SemFlow, or a folder of
 converted weights; --config is the recipe that will read the latents, with
 --config.KEY=VALUE as elsewhere. Killed, the command goes on where it was. A
 folder is refused where weights, pictures or transforms are others; transforms
@@ -48,7 +48,7 @@ def cache(
 
   Args:
     workdir: whose (averaged) weights encode.
-    config: the recipe of an LDMSeg model; its init_from is not looked at.
+    config: the recipe of an LDMSeg or SemFlow; its init_from is not looked at.
     output: the folder, for data.latents.
     splits: of 'train' and 'eval'.
     batch_size: pictures at once; 0 is config.eval.batch_size.
@@ -231,7 +231,7 @@ def run(argv: Sequence[str] | None = None) -> None:
   )
   add = parser.add_argument
   add('--workdir', required=True, help='whose weights encode')
-  add('--config', required=True, help='an LDMSeg recipe, FILE[:VARIANT]')
+  add('--config', required=True, help='of LDMSeg or SemFlow, FILE[:VARIANT]')
   add('--output', required=True, help='the folder to write, or to go on with')
   add('--split', nargs='+', default=('train', 'eval'), dest='splits')
   add('--batch_size', type=int, default=0, help="0 is the config's, of eval")

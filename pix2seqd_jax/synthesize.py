@@ -15,6 +15,8 @@ import pathlib
 import zlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from pix2seqd_jax import flows, pipeline, synthesizing, visualize
 from pix2seqd_jax.data import files
 from pix2seqd_jax.train import evaluate, log
@@ -34,7 +36,8 @@ def write(
   progress: bool = True,
   seed: int | None = None,
   num_samples: int = 1,
-  **kwargs,
+  steps: int | None = None,
+  perturbation: float | None = None,
 ) -> list[pathlib.Path]:
   """Writes pictures of masks, and panels of both.
 
@@ -51,38 +54,55 @@ def write(
       masks. Each mask has noise of its own, by its number or its name, and
       none depends on the others.
     num_samples: pictures of each mask.
-    **kwargs: as in Pipeline.synthesize: steps, perturbation.
+    steps: of the sampler; None is the run's.
+    perturbation: levels of noise on masks; None is that of evaluation.
 
   Returns:
     The pictures' files.
 
   Raises:
-    ValueError: a model that makes no pictures, a mask that cannot be read, or
-      an argument out of range.
+    ValueError: a model that makes no pictures, a mask or a held-out example
+      that cannot be read, or an argument out of range.
   """
-  _check(size, num, num_samples, masks)
+  _check(size, num, num_samples, masks, values, seed)
   pipe = pipeline.Pipeline.from_pretrained(workdir, step=step or None)
   drawer = synthesizing.Synthesizer(pipe.experiment, pipe.params)
   seed = pipe.experiment.sample_seed if seed is None else seed
-  for path in files.list_images(*masks) if masks else ():
+  perturbation = _check_run(pipe.experiment, drawer, steps, perturbation)
+  told = {'num_samples': num_samples, 'steps': steps}
+  maps = files.list_images(*masks) if masks else ()
+  for path in maps:
     drawer.read(path, values)  # a bad one is named before the work begins
-  folder, written = pathlib.Path(output), []
+  written = []
   found = flows.examples(pipe, masks=masks, num=num, values=values)
-  with log.Progress(None, unit='mask', enabled=progress) as bar:
+  with log.Progress(len(maps) or num, unit='mask', enabled=progress) as bar:
     for i, example in enumerate(found):
       number = zlib.crc32(example.name.encode()) if masks else i
       key = evaluate.example_keys(seed, [number])[0]
-      made = drawer.draw(example.mask, key, num_samples=num_samples, **kwargs)
-      if size == 'mask':
-        made = made.resized()
-      name = f'{example.name}.png'
-      written += made.save(folder / 'images', name)
-      visualize.save_png(folder / 'panels' / name, made.panel())
+      made = drawer.draw(example.mask, key, perturbation=perturbation, **told)
+      made = made.resized() if size == 'mask' else made
+      written += _save(made, pathlib.Path(output), f'{example.name}.png')
       bar.update()
   return written
 
 
-def _check(size, num, num_samples, masks):
+def _save(made, folder, name):
+  visualize.save_png(folder / 'panels' / name, made.panel())
+  return made.save(folder / 'images', name)
+
+
+def _check_run(experiment, drawer, steps, perturbation):
+  """What the run makes of arguments, before a mask is read; the noise."""
+  told = experiment.config['synthesis']['perturbation']
+  if perturbation is None and told >= 0:
+    perturbation = told
+  blank = np.zeros(experiment.config['data']['image_size'], np.int32)
+  drawer.batch(blank, perturbation)
+  experiment.grid(steps)
+  return perturbation
+
+
+def _check(size, num, num_samples, masks, values, seed):
   if size not in SIZES:
     raise ValueError(f'--size={size!r} must be one of {", ".join(SIZES)}.')
   if num is not None and (num < 1 or masks):
@@ -90,6 +110,10 @@ def _check(size, num, num_samples, masks):
       f'--num={num} is of held-out masks: at least 1, left out for all, and '
       'not beside --masks.'
     )
+  if values is not None and not masks:
+    raise ValueError(f'--values={values!r} is of --masks; give both.')
+  if seed is not None and not 0 <= seed < 2**32:
+    raise ValueError(f'--seed={seed} must be 0 or more and below 2**32.')
   if num_samples < 1:
     raise ValueError(f'--num_samples={num_samples} must be at least 1.')
 
@@ -109,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--num_samples', type=int, default=1, help='of each mask')
   add('--steps', type=int, help="of the sampler; else the run's")
   add('--seed', type=int, help="of the noise; else the evaluation's")
-  add('--perturbation', type=float, help="levels of noise; else the run's")
+  add('--perturbation', type=float, help="levels; else the evaluation's")
   add('--values', help="of masks: the data set's own 'ids', or 'classes'")
   add('--size', default='network', help='of the pictures: network or mask')
   add('--step', default='', help="a checkpoint's, or 'best'")

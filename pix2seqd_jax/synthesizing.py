@@ -235,10 +235,11 @@ def read_mask(
   present, which = np.unique(found, return_inverse=True)
   unknown = [number for number in present.tolist() if number not in known]
   if unknown:
+    void = [n for n in known if not known[n]]
     raise ValueError(
       f'mask holds {", ".join(map(str, unknown[:5]))} but values={values!r} '
       f'of this model are {_span(known)}; map them to its {len(categories)} '
-      f'classes, or to void ({min(n for n in known if not known[n])}), or give '
+      f'classes, {f"or to void ({min(void)}), " if void else ""}or give '
       "values='classes' (0 = void, 1, 2, ...) or 'ids' (of the data set)."
     )
   classes = np.array([known[number] for number in present.tolist()], np.int32)

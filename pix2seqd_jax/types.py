@@ -167,7 +167,8 @@ def inputs_only(batch: Batch, given: Iterable[str] = ()) -> dict[str, Any]:
   """Takes every label out of a batch, so that a leak is a KeyError.
 
   Labels named in `given` are inputs of the task (a mask to complete, to
-  synthesise from) and are handed over as `batch['given']`.
+  synthesise from) and are handed over as `batch['given']`; of classes, their
+  colours too where data.eval_transforms paint them.
   """
   inputs = {
     k: v for k, v in batch.items() if k not in LABELS and k not in HOST_KEYS
@@ -175,4 +176,6 @@ def inputs_only(batch: Batch, given: Iterable[str] = ()) -> dict[str, Any]:
   given = tuple(given)
   if given:
     inputs['given'] = {k: batch[k] for k in given}
+  if 'semantic' in given and 'colors' in batch:
+    inputs['given']['colors'] = batch['colors']
   return inputs

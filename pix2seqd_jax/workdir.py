@@ -137,13 +137,11 @@ def start(
 
 def _warn_of_random(frozen, entries):
   """Frozen parts that nothing trains and nothing fills."""
-  targets = [target.split('/') for _, _, target, _ in entries]
+  targets = [target.rstrip('/').split('/') for _, _, target, _ in entries]
   random = [
     f'frozen/{name}'
     for name in frozen
-    if not any(
-      t == [''] or t[:2] in (['frozen'], ['frozen', name]) for t in targets
-    )
+    if not any(t[:2] in (['frozen'], ['frozen', name]) for t in targets)
   ]
   if random and jax.process_index() == 0:
     warnings.warn(
@@ -228,6 +226,17 @@ def load_params(
   Raises:
     ValueError: they do not fit the config's model.
   """
+  params = read_params(experiment, folder, step, ema)
+  return place_params(experiment, params, mesh)
+
+
+def read_params(
+  experiment: build.Experiment,
+  folder: str | os.PathLike,
+  step: int,
+  ema: bool | None = None,
+) -> Params:
+  """As `load_params`, on the host: no process waits for another."""
   ema = experiment.use_ema if ema is None else ema
   params = weights.load_params(folder, step=step, ema=ema)
   wanted = jax.eval_shape(
@@ -235,7 +244,15 @@ def load_params(
   )
   wanted = state.collections(wanted)
   _check_tree(params, wanted, folder)
-  params = jax.tree.map(lambda _, leaf: leaf, wanted, params)
+  return jax.tree.map(lambda _, leaf: leaf, wanted, params)
+
+
+def place_params(
+  experiment: build.Experiment,
+  params: Params,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Params:
+  """What `read_params` read, on devices; all processes of a mesh at once."""
   if mesh is None:
     return jax.device_put(params, jax.devices()[0])
   where = sharding.shardings(params, mesh, experiment.shard_rules)

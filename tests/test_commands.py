@@ -208,15 +208,15 @@ def test_watch_passes_over_what_it_cannot_read(copy, monkeypatch, spoil):
   monkeypatch.setattr(commands, '_POLL_SECONDS', 0.01)
   last = copy / 'checkpoints' / '6'
   aside = last.rename(copy / 'aside')
-  load = commands.workdirs.load_params
+  read = commands.workdirs.read_params
 
-  def load_params(*args, **kwargs):
+  def read_params(*args, **kwargs):
     if aside.exists():
       spoil(copy / 'checkpoints' / '3')
       aside.rename(last)  # the training goes on
-    return load(*args, **kwargs)
+    return read(*args, **kwargs)
 
-  monkeypatch.setattr(commands.workdirs, 'load_params', load_params)
+  monkeypatch.setattr(commands.workdirs, 'read_params', read_params)
   with pytest.warns(UserWarning, match=r'step 3 cannot be read.*passed over'):
     results = commands.evaluate(copy, watch=True)
   assert 0 <= results['pq'] <= 1

@@ -10,7 +10,7 @@ import pytest
 from configs import image_autoencoder_camvid, image_autoencoder_shapes
 from pix2seqd_jax import build, commands, recipe
 from pix2seqd_jax.train import archive, sharding
-from pix2seqd_jax.types import Category, inputs_only
+from pix2seqd_jax.types import Category, Segment, inputs_only
 
 RELEASED = ('semflow_cocostuff', 'semflow_celeb', 'semflow_cityscapes')
 SMALL = ('semflow_shapes', 'semflow_camvid')
@@ -89,6 +89,46 @@ def test_the_baseline_has_eight_channels():
   }
 
 
+@pytest.mark.parametrize(
+  ('name', 'variant'),
+  [
+    *(('semflow_celeb', variant) for variant in ('colors', 'dsm', 'reflow')),
+    ('semflow_cityscapes', ''),
+  ],
+)
+def test_a_recipe_builds_at_full_size(name, variant):
+  """State, a train step, both directions: shapes alone."""
+  experiment = experiment_of(get_config(name, variant))
+  data, key = experiment.config['data'], jax.random.key(0)
+  batch = experiment.abstract_batch(data['batch_size'])
+  if variant == 'colors':
+    shape = (*batch['image'].shape[:3], 3)
+    batch['colors'] = jax.ShapeDtypeStruct(shape, np.uint8)
+  old = experiment.abstract_state
+  new, scalars = jax.eval_shape(experiment.train_step(), old, batch, key)
+  assert scalars['loss'].dtype == np.float32
+  assert jax.tree.structure(new) == jax.tree.structure(old)
+  sizes = [
+    (n.shape, o.shape) for n, o in zip(*map(jax.tree.leaves, (new, old)))
+  ]
+  assert all(n == o for n, o in sizes)
+  few = {
+    k: jax.ShapeDtypeStruct((2, *v.shape[1:]), v.dtype)
+    for k, v in batch.items()
+  }
+  keys = jax.random.split(key, 2)
+  for given in ((), ('semantic',)):
+    if given and not experiment.model.draws_pictures:
+      continue
+    inputs = inputs_only(few, given)
+    raw = jax.eval_shape(experiment.sample_fn(), old.params, inputs, keys)
+    wanted = (2, *data['mask_size'])
+    if given:
+      assert raw['image'].shape == (*wanted, 3)
+    else:
+      assert raw['semantic'].shape == wanted
+
+
 def test_reflow_goes_on_from_the_flow():
   config = get_config('semflow_celeb', 'reflow')
   assert {entry[:3] for entry in config.init_from} == {
@@ -157,6 +197,19 @@ def test_masks_are_painted_before_the_crop_by_a_variant():
   ]
   assert pairs[0][1] == {'swap': ((5, 6), (7, 8), (9, 10))}
   assert pairs[1][1] == {'num_classes': 19, 'levels': 6, 'spacing': 50}
+  # So are the masks that pictures are made of.
+  example = {
+    'image': np.zeros((40, 40, 3), np.uint8),
+    'ids': np.tril(np.ones((40, 40), np.int32)),
+    'segments': (Segment(1, 3),),
+    'index': 0,
+    'file': '',
+  }
+  batch, _ = experiment.single(example, ('semantic',))
+  painted = experiment.model.palette.paint(batch['given']['semantic'])
+  between = np.any(painted != batch['given']['colors'], -1).mean()
+  assert 0 < between < 0.2
+  assert 'given' not in experiment.single(example)[0]
   config = get_config('semflow_celeb', 'swap')
   config.data.num_classes = 9
   with pytest.raises(ValueError, match='names class 10, but'):
@@ -201,10 +254,23 @@ def test_smoke_autoencoders_fit_smoke_flows(name, pictures):
   assert flow.image_net == experiment_of(pictures).model.net
 
 
-@pytest.mark.parametrize('method', ['', 'dsm,', 'reflow,'])
-def test_shapes_smoke_trains_and_evaluates(method, tmp_path):
-  config = get_config('semflow_shapes', f'{method}smoke')
+@pytest.mark.parametrize(
+  ('name', 'method'),
+  [
+    ('semflow_shapes', ''),
+    ('semflow_shapes', 'dsm,'),
+    ('semflow_shapes', 'reflow,'),
+    ('semflow_shapes', 'one_step,'),
+    ('semflow_camvid', ''),
+  ],
+)
+def test_smoke_trains_and_evaluates(name, method, tmp_path, request):
+  config = get_config(name, f'{method}smoke')
   config.train.update({'steps': 4, 'save_every': 0, 'eval_every': 0})
+  if name == 'semflow_camvid':
+    shared = request.getfixturevalue('shared')
+    config.data.root = str(shared / 'data' / 'camvid')
+    config.eval.num_examples = 8
   commands.train(config, tmp_path)
   results = commands.evaluate(tmp_path)
   assert archive.steps_in(tmp_path)[-1] == 4

@@ -72,9 +72,11 @@ def test_each_mask_has_noise_of_its_own(run, masks, tmp_path):
 
 
 def test_held_out_masks_have_the_pictures_of_the_evaluation(
-  run, pipe, tmp_path
+  run, pipe, tmp_path, monkeypatch
 ):
   experiment = toy_flow(task='synthesis')
+  for config in (experiment.config, pipe.experiment.config):
+    monkeypatch.setitem(config['synthesis'], 'perturbation', 12.5)
   experiment.config['eval']['num_examples'] = 3
   seen = []
   evaluate.evaluate(
@@ -107,13 +109,18 @@ def test_pictures_of_held_out_masks(run, pipe, tmp_path):
 
 
 def test_what_is_wrong_is_said_first(run, masks, tmp_path, capsys, monkeypatch):
-  out = tmp_path / 'out'
+  out, broken = tmp_path / 'out', tmp_path / 'broken.png'
+  broken.write_bytes(b'no picture')  # told of after the arguments
   for kwargs, said in (
     ({'size': 'masks'}, "--size='masks' must be one of network, mask"),
     ({'num': 0}, '--num=0 is of held-out masks: at least 1'),
     ({'num': 2, 'masks': [masks]}, '--num=2 .* not beside --masks'),
     ({'num_samples': 0}, 'num_samples=0 must be at least 1'),
-    ({'perturbation': 99.0}, 'perturbation=99.0 must be'),
+    ({'seed': -1}, '--seed=-1 must be 0 or more'),
+    ({'seed': 2**32}, '--seed=4294967296 must be'),
+    ({'values': 'ids'}, "--values='ids' is of --masks"),
+    ({'perturbation': 99.0, 'masks': [broken]}, 'perturbation=99.0 must be'),
+    ({'steps': 0, 'masks': [broken]}, 'steps'),
     ({'masks': [tmp_path / 'none']}, 'none'),
   ):
     with pytest.raises(ValueError, match=said):

@@ -107,6 +107,10 @@ def test_bad_masks(tmp_path):
     read(np.array([[1, 9, 4]]))
   with pytest.raises(ValueError, match=r'holds -1 but'):
     read(np.array([[-1]]))
+  with pytest.raises(ValueError, match=r'are 4, 7; map .* classes, or give'):
+    synthesizing.read_mask(
+      np.array([[255]]), CATEGORIES, 'ids', lambda: {4: 1, 7: 2}
+    )
   with pytest.raises(ValueError, match=r"holds 1 but values='ids'.*0, 7, 255"):
     read(np.array([[1, 7]]), 'ids')
   with pytest.raises(ValueError, match="values='names' must be one of"):

@@ -21,7 +21,8 @@ AUTOENCODER = 'configs/image_autoencoder_shapes.py:masks,smoke'
       ['frozen/mask'],
     ),
     ((('a', 'frozen', 'frozen', 'exact'),), []),
-    ((('a', '', '', 'exact'),), []),
+    ((('a', 'frozen/', 'frozen/', 'exact'),), []),
+    ((('a', '', '', 'exact'),), ['frozen/image', 'frozen/mask']),
     ((('a', 'net', 'net', 'exact'),), ['frozen/image', 'frozen/mask']),
   ],
 )
@@ -121,6 +122,11 @@ def test_classes_of_a_layout_need_no_files():
   short = common.override(config, {'data.max_instances': 19})
   with pytest.raises(ValueError, match='max_instances=19 must be above'):
     build.Experiment(short).check_ranges()
+  # Where instances are told apart too, a picture rarely shows all classes.
+  of_segments = common.override(short, {'task.name': 'panoptic'})
+  build.Experiment(of_segments)._check_room()
+  # Theirs has no void, so none is taken from label maps either.
+  assert sorted(build.Experiment(config).label_numbers) == [*range(19)]
   config = common.override(config, {'data.num_classes': 7})
   with pytest.raises(ValueError, match=r'num_classes=7 but semantic_folder'):
     _ = build.Experiment(config).categories

@@ -43,7 +43,7 @@ class SemFlowReflow(semflow.SemFlow):
   teacher_steps: int = 25
   one_step: bool = False
 
-  _teacher = ('frozen/teacher/',)
+  teacher = ('frozen/teacher/',)
 
   def __post_init__(self):
     super().__post_init__()

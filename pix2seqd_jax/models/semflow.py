@@ -25,6 +25,7 @@ from pix2seqd_jax.diffusion import schedules, times
 from pix2seqd_jax.encoding import anchors as anchors_lib
 from pix2seqd_jax.encoding import mask_logits, panoptic_ids
 from pix2seqd_jax.models import model as model_lib
+from pix2seqd_jax.models import origins
 from pix2seqd_jax.models.image_autoencoder import pictures
 from pix2seqd_jax.registry import MODELS, did_you_mean
 from pix2seqd_jax.types import Encoded, Prediction, Segmentation
@@ -35,9 +36,6 @@ RESIZES = ('labels', 'colors')
 _UNET_SET = ('in_channels', 'out_channels', 'dtype', 'remat', 'parent', 'name')
 _IMAGE_SET = ('parts', 'in_channels', 'out_channels', 'dtype', 'parent', 'name')
 _CLOCK = schedules.NUM_TABULATED
-_ANCHORS = {
-  key: getattr(anchors_lib.Anchors, key) for key in ('levels', 'spacing')
-}
 
 
 @MODELS.register('semflow')
@@ -135,7 +133,8 @@ class SemFlow(model_lib.DiffusionModel):
         f'model.anchors: the colour of class {self.num_classes} is so near to '
         "void's white that model.perturbation="
         f'{self.perturbation} mixes the two: it learns from pixels that have '
-        'no class. Raise levels, or lower spacing or perturbation.',
+        'no class. Lower spacing (with more levels if need be) or '
+        'perturbation.',
         stacklevel=3,
       )
 
@@ -157,29 +156,9 @@ class SemFlow(model_lib.DiffusionModel):
 
   def check_origin(self, folder, target, theirs):
     """Raises ValueError for weights that fit in shape but not in meaning."""
-    model = theirs.get('model', {})
-    # An autoencoder was shown the masks that it tells of, if any.
-    told = [('frozen/image/', model.get('masks') or {}, ('anchors',))]
-    for part in ('net/unet/', *self._teacher):
-      told.append((part, model, ('anchors', 'latent_scale')))
-    to = f'{target}/'.lstrip('/')
-    for part, values, keys in told:
-      if part.startswith(to) or to.startswith(part):
-        self._check_meaning(folder, values, keys)
+    origins.check(self, folder, target, theirs)
 
-  _teacher = ()
-
-  def _check_meaning(self, folder, told, keys):
-    for key in keys:
-      here, there = getattr(self, key), told.get(key)
-      if key == 'anchors' and key in told:  # defaults may be written or not
-        here, there = (_ANCHORS | dict(x) for x in (here, there))
-      if key in told and there != here:
-        raise ValueError(
-          f'init_from: the weights in {folder} were trained with {key}='
-          f'{there!r}, here model.{key}={here!r}: latents mean something '
-          f'else. Set model.{key} as it is there, or train another.'
-        )
+  teacher = ()  # where another flow's weights are
 
   def _check_sizes(self):
     if tuple(self.mask_size) != tuple(self.image_size):
@@ -285,7 +264,11 @@ class SemFlow(model_lib.DiffusionModel):
     return encoded.condition['latent']
 
   def target(self, params, batch, rng):
-    """The latent of the mask, moved at random; all of it counts, void too."""
+    """The latent of the mask, moved at random; all of it counts, void too.
+
+    Classes beyond the palette are refused where masks are read; those of a
+    batch that is made by hand are clamped, as indices in JAX are.
+    """
     colors = batch.get('colors')
     if colors is None:
       self._check_mask(batch['semantic'])
@@ -303,7 +286,10 @@ class SemFlow(model_lib.DiffusionModel):
     self._check_mask(given['semantic'])
     width = given.get('perturbation', jnp.full(num, float(self.perturbation)))
     width = jnp.asarray(width, jnp.float32) / anchors_lib.HALF
-    painted = anchors_lib.signed(self.palette.paint(given['semantic']))
+    colors = given.get('colors')  # painted on the host
+    if colors is None:
+      colors = self.palette.paint(given['semantic'])
+    painted = anchors_lib.signed(colors)
 
     def moved(key, picture, width):
       u = jax.random.uniform(key, picture.shape, minval=-1.0, maxval=1.0)

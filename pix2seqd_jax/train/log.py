@@ -18,6 +18,8 @@ import numpy as np
 
 from pix2seqd_jax import types
 
+_SECONDS_A_LINE = 10.0
+
 
 @runtime_checkable
 class MetricWriter(Protocol):
@@ -287,7 +289,10 @@ def parameter_table(params: types.Params) -> str:
 
 
 class Progress:
-  """A tqdm bar with ETA on a terminal; elsewhere silent (the log lines do)."""
+  """A tqdm bar with ETA on a terminal; elsewhere a line every ten seconds.
+
+  Or no such line, where others are printed anyway: `lines`.
+  """
 
   def __init__(
     self,
@@ -295,22 +300,39 @@ class Progress:
     start: int = 0,
     unit: str = 'step',
     enabled: bool = True,
+    lines: bool = True,
   ):
     from tqdm import tqdm
 
+    shown, bar = enabled and jax.process_index() == 0, sys.stderr.isatty()
     self._bar = tqdm(
       total=total,
       initial=start,
       unit=unit,
       dynamic_ncols=True,
-      disable=not enabled
-      or jax.process_index() != 0
-      or not sys.stderr.isatty(),
+      disable=not (shown and bar),
     )
+    self._lines = shown and lines and not bar
+    self._unit, self._total = unit, total
+    self._start = self._done = start
+    self._began = self._told = time.monotonic()
 
   def update(self, count: int = 1) -> None:
     """`count` more units are done."""
     self._bar.update(count)
+    self._done += count
+    now = time.monotonic()
+    if self._lines and now - self._told >= _SECONDS_A_LINE:
+      self._told = now
+      print(self._line(now - self._began), file=sys.stderr, flush=True)
+
+  def _line(self, seconds: float) -> str:
+    rate = (self._done - self._start) / seconds
+    of, left = '', ''
+    if self._total is not None:
+      of = f'/{self._total}'
+      left = f'  eta {eta((self._total - self._done) / rate)}'
+    return f'{self._done}{of} {self._unit}s  {rate:.3g}/s{left}'
 
   def note(self, values: Mapping[str, float]) -> None:
     """Shows a few numbers beside the bar."""

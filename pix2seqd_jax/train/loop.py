@@ -368,7 +368,7 @@ def train(
     with (
       StopSignal() as stop,
       prefetch.Prefetch(batches_from(start), put) as batches,
-      log.Progress(num_steps, start, enabled=progress) as bar,
+      log.Progress(num_steps, start, enabled=progress, lines=False) as bar,
     ):
       return _steps(run, state, start, stop, batches, bar)
   except NotFinite as error:

@@ -71,11 +71,13 @@ def _remove(path: pathlib.Path) -> None:
   if not path.is_dir():
     path.unlink()
     return
-  gone = path
-  if path.name.isdigit():
-    gone = path.with_name(f'{path.name}{_DELETING}')
-    os.rename(path, gone)
-  shutil.rmtree(gone)
+  shutil.rmtree(_renamed(path) if path.name.isdigit() else path)
+
+
+def _renamed(path: pathlib.Path) -> pathlib.Path:
+  gone = path.with_name(f'{path.name}{_DELETING}')
+  os.rename(path, gone)
+  return gone
 
 
 def set_aside(directory: pathlib.Path, step: int, wrong: list[str]) -> None:
@@ -130,8 +132,11 @@ def prune(
   directory: pathlib.Path, keep: int, keep_every: int, best: bool
 ) -> None:
   """Removes what is `surplus`, and steps set aside that are passed again."""
-  for step in surplus(directory, keep, keep_every, best):
-    _remove(directory / str(step))
+  gone = [
+    directory / str(s) for s in surplus(directory, keep, keep_every, best)
+  ]
+  for path in [_renamed(path) for path in gone]:  # who waits, for names alone
+    shutil.rmtree(path)
   steps = archive.steps_in(directory)
   for path in filter(is_aside, list(directory.glob(f'{_ASIDE}*'))):
     if steps and int(path.name.removeprefix(_ASIDE)) <= steps[-1]:

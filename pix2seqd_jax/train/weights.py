@@ -141,6 +141,7 @@ def _select(flat: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 def _pairs(source: str, target: str) -> list[tuple[str, str]]:
   """Prefixes within whole params: 'encoder' means net/ and stats/ of it."""
+  source, target = source.rstrip('/'), target.rstrip('/')
   named = [p.split('/')[0] in state.COLLECTIONS for p in (source, target)]
   if named[0] != named[1]:
     raise ValueError(
@@ -236,7 +237,8 @@ def init_from(
 
   An entry is (directory, source prefix, target prefix, rule). A prefix is a
   path like 'encoder', meaning net/encoder and stats/encoder, or names its
-  collection ('net/encoder', 'frozen/autoencoder'); '' is everything. Rules:
+  collection ('net/encoder', 'frozen/autoencoder'); '' is all but what is
+  frozen, which 'frozen' names. Rules:
     * 'exact': the same names and shapes on both sides;
     * 'grow': the same names; a kernel with more input channels here gets zero
       rows at the end, so that it starts as the function it was (conv_in when

@@ -25,10 +25,18 @@ def ours_of(ids):
   return np.where(ids == 255, 0, ids.astype(np.int32) + 1)
 
 
-@pytest.mark.parametrize('levels, spacing', [(6, 50), (3, 125), (8, 35)])
-def test_palettes_are_the_originals(original, levels, spacing):
-  kind = 's50' if levels == 6 else 'sNone'
-  theirs = original['pseudo_mask'][f'palette/k{levels}_{kind}']
+@pytest.mark.parametrize(
+  'kind, levels, spacing',
+  [
+    ('k6_s50', 6, 50),
+    ('k6_s40', 6, 40),
+    ('k6_sNone', 6, 50),  # None: they choose by k
+    ('k3_sNone', 3, 125),
+    ('k8_sNone', 8, 35),
+  ],
+)
+def test_palettes_are_the_originals(original, kind, levels, spacing):
+  theirs = original['pseudo_mask'][f'palette/{kind}']
   ours = anchors.Anchors(levels**3, levels, spacing).colors
   np.testing.assert_array_equal(ours[1:], theirs)
   np.testing.assert_array_equal(ours[0], 255)

@@ -43,6 +43,7 @@ def test_both_restore_the_step_that_one_found_good(tmp_path):
   assert found['restored'] == 1 and found['known'] == [2]
   assert found['again'] == [2, 3] and found['names'] == ['2', '3']
   assert found['damage'] == []
+  assert found['evaluated'] == [[False, 1], [True, 0]]
   # Without the processes, and without knowing the tree.
   kernel = weights.load_params(tmp_path, 2)['net']['one']['kernel']
   np.testing.assert_array_equal(kernel, np.float32(found['kernel']))

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import types
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,23 @@ def test_pictures_of_another_shape_are_refused(tmp_path):
   writer.close()
   [events] = tmp_path.iterdir()
   assert events.suffix == f'.{os.getpid()}'  # not that of another process
+
+
+def test_progress_is_lines_where_there_is_no_terminal(monkeypatch, capsys):
+  clock = types.SimpleNamespace(now=0.0)
+  clock.monotonic = lambda: clock.now
+  monkeypatch.setattr(log, 'time', clock)
+  for total, lines in ((30, True), (None, True), (30, False)):
+    with log.Progress(total, 10, 'mask', lines=lines) as bar:
+      for _ in range(10):
+        clock.now += 3
+        bar.update()
+  assert capsys.readouterr().err.splitlines() == [
+    '14/30 masks  0.333/s  eta 0:00:48',
+    '18/30 masks  0.333/s  eta 0:00:36',
+    '14 masks  0.333/s',
+    '18 masks  0.333/s',
+  ]
 
 
 def test_means_average_and_start_again():

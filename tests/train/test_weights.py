@@ -113,6 +113,20 @@ def test_everything_and_other_collections(workdir):
   )
 
 
+@pytest.mark.parametrize(
+  ('source', 'target'), [('one', 'one/'), ('net/one/', 'net/one/')]
+)
+def test_a_prefix_may_end_with_a_slash(workdir, source, target):
+  path, _ = workdir
+  new, _ = weights.init_from(
+    fresh(), ((str(path), source, target, 'exact'),), step=1
+  )
+  np.testing.assert_array_equal(
+    new['net']['one']['kernel'],
+    weights.load_params(path, 1)['net']['one']['kernel'],
+  )
+
+
 def test_grow_keeps_the_function(workdir):
   path, made = workdir
   wide = Toy(features=6)
