@@ -101,7 +101,8 @@ class Trip:
     @jax.jit
     def run(level, params, batch, keys):
       levels = jnp.full(keys.shape[0], level, jnp.float32)
-      given = {**batch['given'], 'perturbation': levels}
+      classes = batch['given']['semantic']  # not the colours of :colors
+      given = {'semantic': classes, 'perturbation': levels}
       # Of the baseline too, which has no way from masks to pictures.
       x_0 = semflow.SemFlow.start(
         model, params, {**batch, 'given': given}, keys

@@ -34,8 +34,6 @@ from pix2seqd_jax.train import (
 )
 from pix2seqd_jax.types import Category, Grid
 
-# Tasks that read the classes of pixels and nothing else of a label map.
-_OF_CLASSES = ('semantic', 'synthesis')
 _ROOMS = (data_room, models_room, tasks_room)  # imported: names are registered
 
 
@@ -94,7 +92,11 @@ class Experiment(build_data.DataParts):
 
   @property
   def init_from(self):
-    return self.config['init_from']
+    """The config's, of which prefixes may end with a slash."""
+    return tuple(
+      (folder, source.rstrip('/'), target.rstrip('/'), rule)
+      for folder, source, target, rule in self.config['init_from']
+    )
 
   @property
   def seed(self) -> int:
@@ -345,9 +347,11 @@ class Experiment(build_data.DataParts):
       )
 
   def _check_room(self):
-    """Who learns classes from label maps is to see all of a picture's."""
-    data, task = self.config['data'], self.config['task']['name']
-    if data['name'] != 'semantic_folder' or task not in _OF_CLASSES:
+    """Who paints label maps is to see all classes of a picture."""
+    data = self.config['data']
+    paints = hasattr(type(self.model), 'palette')
+    paints = getattr(self.model, 'masks', paints)  # of an autoencoder's, some
+    if data['name'] != 'semantic_folder' or not paints:
       return
     if data['max_instances'] <= data['num_classes']:
       raise ValueError(

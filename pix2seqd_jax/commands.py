@@ -161,8 +161,9 @@ def _panel(experiment, found, meta):
   if made is None:
     return visualize.panel(meta['image'], *maps, classes)
   # What was given knows no instances.
-  given = label_maps.label_map(*maps[0], classes, 'classes').astype(np.int32)
-  maps = synthesizing.as_map(given), maps[1]
+  named = [segment for segment in wanted if not segment.is_crowd]
+  given = label_maps.label_map(truth['ids'], named, classes, 'classes')
+  maps = synthesizing.as_map(given.astype(np.int32)), maps[1]
   painted = [visualize.paint(*one, classes) for one in maps]
   strip = _side_by_side(
     (meta['image'], painted[0], made, painted[1]),
@@ -243,7 +244,8 @@ def evaluate(
     step: of the checkpoint, or 'best'; empty is the newest.
     watch: goes on until the checkpoint of train.steps has been evaluated;
       of several new ones the newest is taken. One that is damaged, or that the
-      run removed before it was read, is passed over with a warning.
+      run removed before it was read, is passed over with a warning; that of
+      train.steps is an error.
 
   Returns:
     The last metrics.

@@ -53,7 +53,7 @@ def cache(
     splits: of 'train' and 'eval'.
     batch_size: pictures at once; 0 is config.eval.batch_size.
     step: of the checkpoint; None is the newest.
-    progress: a bar, where standard error is a terminal.
+    progress: a bar on a terminal, lines elsewhere.
 
   Returns:
     The folder.
@@ -118,7 +118,8 @@ def encoder_weights(
       f'--workdir={where} has {len(fitting)} networks that fit the encoder of '
       f"the config's model.image_autoencoder ({', '.join(fitting) or 'none'}; "
       f'of another size: {", ".join(places) or "none"}); name a run of '
-      'image_autoencoder with the same model.network, or of ldmseg.'
+      'image_autoencoder with the same model.network, or of ldmseg or '
+      'semflow.'
     )
   return sharding.map_paths(lambda k, _: flat[fitting[0] + k], wanted)
 

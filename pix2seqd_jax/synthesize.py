@@ -73,9 +73,9 @@ def write(
   maps = files.list_images(*masks) if masks else ()
   for path in maps:
     drawer.read(path, values)  # a bad one is named before the work begins
-  written = []
-  found = flows.examples(pipe, masks=masks, num=num, values=values)
-  with log.Progress(len(maps) or num, unit='mask', enabled=progress) as bar:
+  found, written = flows.examples(pipe, masks=masks, num=num, values=values), []
+  total = len(maps) or _held_out(pipe.experiment, num)
+  with log.Progress(total, unit='mask', enabled=progress) as bar:
     for i, example in enumerate(found):
       number = zlib.crc32(example.name.encode()) if masks else i
       key = evaluate.example_keys(seed, [number])[0]
@@ -84,6 +84,11 @@ def write(
       written += _save(made, pathlib.Path(output), f'{example.name}.png')
       bar.update()
   return written
+
+
+def _held_out(experiment, num):
+  count = len(experiment.source('eval'))
+  return count if num is None else min(num, count)
 
 
 def _save(made, folder, name):

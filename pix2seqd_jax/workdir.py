@@ -137,7 +137,7 @@ def start(
 
 def _warn_of_random(frozen, entries):
   """Frozen parts that nothing trains and nothing fills."""
-  targets = [target.rstrip('/').split('/') for _, _, target, _ in entries]
+  targets = [target.split('/') for _, _, target, _ in entries]
   random = [
     f'frozen/{name}'
     for name in frozen

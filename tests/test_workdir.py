@@ -1,5 +1,6 @@
 """What a new run says of its start."""
 
+import contextlib
 import warnings
 
 import pytest
@@ -21,7 +22,6 @@ AUTOENCODER = 'configs/image_autoencoder_shapes.py:masks,smoke'
       ['frozen/mask'],
     ),
     ((('a', 'frozen', 'frozen', 'exact'),), []),
-    ((('a', 'frozen/', 'frozen/', 'exact'),), []),
     ((('a', '', '', 'exact'),), ['frozen/image', 'frozen/mask']),
     ((('a', 'net', 'net', 'exact'),), ['frozen/image', 'frozen/mask']),
   ],
@@ -34,6 +34,16 @@ def test_frozen_parts_that_nothing_fills_are_named(entries, named):
   assert len(told) == bool(named)
   if named:
     assert str(told[0].message).startswith(f'{", ".join(named)}: frozen at ')
+
+
+def test_prefixes_may_end_with_a_slash():
+  entries = (('runs/a', 'net/', 'frozen/mask/', 'exact'), ('b', '', '', 'grow'))
+  config = common.override(common.load_config(SEMFLOW), {})
+  experiment = build.Experiment({**config, 'init_from': entries})
+  assert experiment.init_from == (
+    ('runs/a', 'net', 'frozen/mask', 'exact'),
+    ('b', '', '', 'grow'),
+  )
 
 
 def test_how_answers_are_read_may_change_what_is_trained_may_not(tmp_path):
@@ -116,15 +126,33 @@ def test_noise_in_place_of_the_picture_is_refused_before_the_start():
       build.Experiment(config).grid()
 
 
+@pytest.mark.parametrize(
+  'name, paints',
+  [
+    ('pix2seq_d_camvid', False),
+    ('image_autoencoder_camvid', True),
+    ('semflow_camvid', True),
+    ('semflow_camvid:dsm', True),
+  ],
+)
+def test_who_paints_masks_needs_all_classes(name, paints):
+  file, *variant = name.split(':')
+  config = common.load_config(':'.join([f'configs/{file}.py', *variant]))
+  config = common.override(config, {'data.max_instances': 8})
+  refused = pytest.raises(ValueError, match='max_instances=8 must be above')
+  with refused if paints else contextlib.nullcontext():
+    build.Experiment(config)._check_room()
+
+
 def test_classes_of_a_layout_need_no_files():
   config = common.load_config('configs/semflow_celeb.py')
   assert len(build.Experiment(config).categories) == config.data.num_classes
   short = common.override(config, {'data.max_instances': 19})
   with pytest.raises(ValueError, match='max_instances=19 must be above'):
     build.Experiment(short).check_ranges()
-  # Where instances are told apart too, a picture rarely shows all classes.
   of_segments = common.override(short, {'task.name': 'panoptic'})
-  build.Experiment(of_segments)._check_room()
+  with pytest.raises(ValueError, match='max_instances=19 must be above'):
+    build.Experiment(of_segments).check_ranges()
   # Theirs has no void, so none is taken from label maps either.
   assert sorted(build.Experiment(config).label_numbers) == [*range(19)]
   config = common.override(config, {'data.num_classes': 7})

@@ -34,10 +34,10 @@ def check(
   parts = [('frozen/image/', told.get('masks') or {}, ('anchors',))]
   for part in ('net/unet/', *model.teacher):
     parts.append((part, told, ('anchors', 'latent_scale')))
-  filled = target.rstrip('/')
+  filled = target
   if filled.split('/')[0] not in _COLLECTIONS:  # of net, and of stats
     filled = f'net/{filled}'.rstrip('/')
-  filled += '/'
+  filled = f'{filled}/'
   for part, values, keys in parts:
     if part.startswith(filled) or filled.startswith(part):
       for key in keys:

@@ -71,7 +71,7 @@ def best_step_in(directory: str | os.PathLike) -> int | None:
   path, metas = checkpoint_dir(directory), {}
   for step in steps_in(path):
     folder = path / str(step)
-    with contextlib.suppress(OSError):  # where a run removes it meanwhile
+    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
       if manifest.is_sealed(folder) and manifest.faults(folder, ('meta',)):
         continue
       metas[step] = meta_of(folder) or {}

@@ -189,13 +189,15 @@ class Checkpointer:
       return False
 
   def _await_seal(self, step: int) -> None:
-    """Until the first process has sealed this step, or a later one."""
+    """Until the first process has sealed this step, or a later one, and has
+    removed what it replaces."""
     deadline = time.monotonic() + _PATIENCE
     while not self._is_sealed(step):
       if time.monotonic() > deadline:
         raise TimeoutError(
-          f'process 0 has not written {self.directory}/{step}/{manifest.FILE} '
-          f'in {_PATIENCE} seconds: is this folder the same on all machines?'
+          f'process 0 has not written {self.directory}/{step}/{manifest.FILE}, '
+          f'or not removed older steps, in {_PATIENCE} seconds: is this folder '
+          'the same on all machines?'
         )
       time.sleep(0.02)
 

@@ -240,7 +240,7 @@ def evaluate(
     seed: of the noise; see example_keys.
     mesh: where the batch is split; None for the default device.
     on_example: called with (refined segmentation, meta).
-    progress: a bar, where standard error is a terminal.
+    progress: a bar on a terminal, lines elsewhere; of this process's part.
 
   Returns:
     the task's metrics and `images_per_second`, both over all processes; the

@@ -328,9 +328,9 @@ class Progress:
 
   def _line(self, seconds: float) -> str:
     rate = (self._done - self._start) / seconds
-    of, left = '', ''
-    if self._total is not None:
-      of = f'/{self._total}'
+    of = '' if self._total is None else f'/{self._total}'
+    left = ''
+    if self._total is not None and rate:  # 0 before the first is done
       left = f'  eta {eta((self._total - self._done) / rate)}'
     return f'{self._done}{of} {self._unit}s  {rate:.3g}/s{left}'
 

@@ -1,5 +1,6 @@
 """Saving and restoring: other meshes, damage, the best, the frozen."""
 
+import errno
 import shutil
 
 import jax
@@ -104,6 +105,26 @@ def test_the_metric_that_was_named_last_says_which_is_best(tmp_path, cube):
     ) as saved:
       saved.save(step, made, metrics={'fid': fid, 'pq': 0.1})
   assert archive.best_step_in(path) == 2
+
+
+def test_what_cannot_be_read_now_is_not_removed(tmp_path, cube, monkeypatch):
+  made, path = create(cube), tmp_path / 'checkpoints'
+  with checkpoint.Checkpointer(path, keep=9, best_metric='pq') as saved:
+    for step, pq in ((1, 0.9), (2, 0.1), (3, 0.2)):
+      saved.save(step, made, metrics={'pq': pq})
+  real = manifest.read
+
+  def read(folder):
+    if folder.name == '1':
+      raise OSError(errno.EIO, 'a disk that stutters')
+    return real(folder)
+
+  monkeypatch.setattr(manifest, 'read', read)
+  with pytest.raises(OSError, match='stutters'):
+    sealing.prune(path, 1, 0, best=True)
+  monkeypatch.undo()
+  sealing.prune(path, 1, 0, best=True)
+  assert archive.steps_in(path) == [1, 3]
 
 
 def test_a_metric_that_is_not_there_is_refused(tmp_path, cube):
