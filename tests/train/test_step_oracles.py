@@ -194,9 +194,7 @@ def test_loss_norms_and_rate_of_each_step(steps, folder, floors):
   ):
     found = [told[ours] for told in scalars]
     floor = floors.get(('A/train_steps_io.npz', key))
-    bound = 3e-7
-    if floor is not None:  # of few numbers, in few builds
-      bound = max(parity.DEFAULT_BOUND, parity.FLOOR_FACTOR * floor)
+    bound = 3e-7 if floor is None else parity.FLOOR_FACTOR * floor
     parity.check(name, key, found, z[key], bound)
   largest = [
     max(np.abs(leaf).max() for leaf in jax.tree.leaves(made.params['net']))
