@@ -20,8 +20,8 @@ import sys
 import numpy as np
 
 from benchmarks import common
-from pix2seqd_jax import build
 from pix2seqd_jax.data import pipeline
+from pix2seqd_jax.experiment import build
 
 NAME = 'ceiling'
 

@@ -27,8 +27,9 @@ import numpy as np
 
 from benchmarks import common, runs
 from configs import common as recipes
-from pix2seqd_jax import build, commands
-from pix2seqd_jax import workdir as workdirs
+from pix2seqd_jax.cli import commands
+from pix2seqd_jax.experiment import build
+from pix2seqd_jax.experiment import workdir as workdirs
 from pix2seqd_jax.train import evaluate, sharding
 
 NAME = 'devices'

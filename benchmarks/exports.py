@@ -21,9 +21,10 @@ import tracemalloc
 import numpy as np
 
 from benchmarks import common
-from pix2seqd_jax import agreement, palettes, tiles, visualize
-from pix2seqd_jax.data import writers
+from pix2seqd_jax.data.formats import writers
+from pix2seqd_jax.inference import agreement, tiling
 from pix2seqd_jax.types import Category, Segment
+from pix2seqd_jax.visualize import overlays, palettes
 
 NAME = 'exports'
 MOST_BYTES, MOST_GROWTH, LEAST_SPEEDUP = 48, 1.5, 4
@@ -70,8 +71,8 @@ def write(ids, segments, name):
 
 def stitch(ids, segments, side):
   """The map cut into tiles and put together again."""
-  stitcher = tiles.Stitcher(ids.shape, CATEGORIES)
-  for window in tiles.windows(ids.shape, side):
+  stitcher = tiling.Stitcher(ids.shape, CATEGORIES)
+  for window in tiling.windows(ids.shape, side):
     stitcher.add(window, ids[window.box], segments)
   return stitcher.finish()
 
@@ -83,7 +84,7 @@ def jobs(image, ids, segments):
   found = {
     _SORTING: functools.partial(sort_colors, ids, table),
     _OVERLAY: functools.partial(
-      visualize.overlay, image, ids, segments, CATEGORIES
+      overlays.overlay, image, ids, segments, CATEGORIES
     ),
   }
   for name in writers.FORMATS:

@@ -23,11 +23,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import common
-from pix2seqd_jax import build_data, commands, recipe
+from pix2seqd_jax.cli import commands
 from pix2seqd_jax.data import bad_examples
-from pix2seqd_jax.data.files import read_image, read_panoptic_png
+from pix2seqd_jax.data.formats.files import read_image, read_panoptic_png
 from pix2seqd_jax.data.validate import validate
 from pix2seqd_jax.encoding.panoptic_ids import id_to_rgb
+from pix2seqd_jax.experiment import data, schema
 
 NAME = 'faults'
 
@@ -235,7 +236,7 @@ def main(argv=None) -> int:
     args.data or pathlib.Path(common.load_config(args.config).data.root),
     work / 'data',
   )
-  entry, places = build_data.source_args(recipe.plain(config)['data'], 'train')
+  entry, places = data.source_args(schema.plain(config)['data'], 'train')
   keep_first(pathlib.Path(places['annotations']), args.num)
   before = validate(entry, places)
   damaged = damage(places, args.share, args.seed)

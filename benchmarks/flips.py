@@ -33,14 +33,13 @@ import jax
 import numpy as np
 
 from benchmarks import common
-from pix2seqd_jax import build
-from pix2seqd_jax.train import (
+from pix2seqd_jax.experiment import build
+from pix2seqd_jax.train import sharding, state
+from pix2seqd_jax.train.checkpoints import (
   archive,
   checkpoint,
   manifest,
-  sealing,
-  sharding,
-  state,
+  retention,
   weights,
 )
 
@@ -254,7 +253,7 @@ def time_saves(folder: pathlib.Path, megabytes: int, repeats: int):
   seconds: dict[str, list[float]] = {
     k: [] for k in ('with', 'without', 'save', 'seal')
   }
-  original = sealing.seal
+  original = retention.seal
 
   def timed(*args):
     began = time.perf_counter()
@@ -262,7 +261,7 @@ def time_saves(folder: pathlib.Path, megabytes: int, repeats: int):
     seconds['seal'].append(time.perf_counter() - began)
 
   shutil.rmtree(folder, ignore_errors=True)
-  sealing.seal = timed
+  retention.seal = timed
   try:
     with (
       checkpoint.Checkpointer(folder / 'with', keep=1) as sealed,
@@ -281,7 +280,7 @@ def time_saves(folder: pathlib.Path, megabytes: int, repeats: int):
           saver.wait()
         shutil.rmtree(folder / 'without' / str(step))
   finally:
-    sealing.seal = original
+    retention.seal = original
   shutil.rmtree(folder)
   # The first of each opens files and makes threads.
   return {k: statistics.median(v[1:]) for k, v in seconds.items()}

@@ -27,8 +27,10 @@ import traceback
 import numpy as np
 from PIL import Image
 
-from pix2seqd_jax import build, checks, recipe
-from pix2seqd_jax.data import coco_panoptic, faults, validate
+from pix2seqd_jax.data import validate
+from pix2seqd_jax.data.formats import faults
+from pix2seqd_jax.data.readers import coco_panoptic
+from pix2seqd_jax.experiment import build, schema, validate
 
 RECIPES = (
   ('pix2seq_d_shapes', 'smoke'),
@@ -112,7 +114,7 @@ def near(old, rng):
 
 def mutated(config, rng):
   """(a config with one to three other values, what was changed)."""
-  config = recipe.plain(config)
+  config = schema.plain(config)
   changes = {}
   for _ in range(rng.choice((1, 1, 2, 3))):
     path = rng.choice(list(leaves(config)))
@@ -144,13 +146,13 @@ def fuzz_overrides(num, build_every, rng):
     times = []
     for _ in range(5):
       start = time.thread_time()
-      checks.validate(config)
+      validate.validate(config)
       times.append(1e3 * (time.thread_time() - start))
     slowest = max(slowest, min(times))
   counts, failures = collections.Counter(), []
   for _ in range(num):
     config, changes = mutated(rng.choice(recipes), rng)
-    found = attempt(lambda c=config: checks.validate(c))
+    found = attempt(lambda c=config: validate.validate(c))
     counts['refused' if found == 'own' else 'accepted'] += 1
     if found is None and counts['accepted'] % build_every == 0:
       counts['built'] += 1
@@ -166,7 +168,7 @@ def traced(config):
   experiment = build.Experiment(config)
   if config['data']['name'] == 'shapes':
     return experiment.check()
-  checks.validate(config)
+  validate.validate(config)
   experiment.check_networks()
   return None
 

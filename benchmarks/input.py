@@ -24,7 +24,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import common
-from pix2seqd_jax.data import coco_panoptic, decode, pipeline
+from pix2seqd_jax.data import pipeline
+from pix2seqd_jax.data.formats import decode
+from pix2seqd_jax.data.readers import coco_panoptic
 from pix2seqd_jax.train import prefetch
 
 NAME = 'input'

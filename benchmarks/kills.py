@@ -32,9 +32,10 @@ import time
 import numpy as np
 
 from benchmarks import common, runs
-from pix2seqd_jax import build
-from pix2seqd_jax import workdir as workdirs
-from pix2seqd_jax.train import archive, resume, sharding
+from pix2seqd_jax.experiment import build
+from pix2seqd_jax.experiment import workdir as workdirs
+from pix2seqd_jax.train import sharding
+from pix2seqd_jax.train.checkpoints import archive, resume
 
 NAME = 'kills'
 AUGMENTED = (

@@ -36,8 +36,9 @@ import numpy as np
 
 from benchmarks import common, ldmseg_tables, paper_tables, semflow_tables
 from benchmarks import timed as timed_lib
-from pix2seqd_jax import build, commands, recipe
-from pix2seqd_jax import workdir as workdirs
+from pix2seqd_jax.cli import commands
+from pix2seqd_jax.experiment import build, schema
+from pix2seqd_jax.experiment import workdir as workdirs
 from pix2seqd_jax.train import evaluate
 
 NAME = 'paper'
@@ -106,7 +107,7 @@ def score(
   noise: bool = False,
 ) -> dict[int, dict[str, float]]:
   """Metrics by minimum area, from one sampling; with 'seconds' a picture."""
-  config = recipe.from_plain(experiment.config)
+  config = schema.from_plain(experiment.config)
   areas = min_pixels or (config.task.min_pixels,)
   tasks = {
     area: build.Experiment(
@@ -137,7 +138,7 @@ def train(config, overrides: Mapping[str, Any], steps: int, workdir):
   Raises:
     ValueError: the folder holds a run of another config.
   """
-  plain = recipe.plain(config)
+  plain = schema.plain(config)
   changes = {k: v for k, v in overrides.items() if _value(plain, k) != v}
   name = ','.join(f'{k}={_short(v)}' for k, v in changes.items()) or 'base'
   folder = pathlib.Path(workdir) / f'{name}-{steps}'
@@ -149,7 +150,7 @@ def train(config, overrides: Mapping[str, Any], steps: int, workdir):
     print(f'{folder}:')
     # Also checks that the folder is this config's, and returns at once where
     # it is done.
-    state = commands.train(recipe.from_plain(experiment.config), folder)
+    state = commands.train(schema.from_plain(experiment.config), folder)
   if int(state.step) < steps:
     raise KeyboardInterrupt(f'{folder} stopped at step {int(state.step)}.')
   params = workdirs.load_params(experiment, folder, steps, mesh=experiment.mesh)
@@ -228,7 +229,7 @@ def sampling_table(args):
   params = workdirs.load_params(
     experiment, args.checkpoint, step, mesh=experiment.mesh
   )
-  config = recipe.from_plain(experiment.config)
+  config = schema.from_plain(experiment.config)
   usual = config.task.min_pixels
   areas = sorted(set(args.min_pixels or (0, usual // 2, usual, 2 * usual)))
   cases = [(s, td, False) for s in args.sample_steps for td in args.td]

@@ -8,7 +8,8 @@ import argparse
 
 import numpy as np
 
-from pix2seqd_jax import pipeline, visualize
+from pix2seqd_jax.inference import pipeline
+from pix2seqd_jax.visualize import overlays
 
 
 def main(argv=None):
@@ -28,7 +29,7 @@ def main(argv=None):
     example = source[index]
     found = pipe.segment(example['image'])
     panels.append(
-      visualize.panel(
+      overlays.panel(
         example['image'],
         (example['ids'], example['segments']),
         (found.segmentation, found.segments),
@@ -36,8 +37,8 @@ def main(argv=None):
         legend=False,
       )
     )
-  picture = visualize.grid(panels, args.columns)
-  visualize.save_png(args.out, np.ascontiguousarray(picture))
+  picture = overlays.grid(panels, args.columns)
+  overlays.save_png(args.out, np.ascontiguousarray(picture))
   print(f'Wrote {args.out}: {picture.shape[1]} x {picture.shape[0]} pixels.')
 
 

@@ -29,9 +29,12 @@ from typing import NamedTuple
 import jax
 
 from benchmarks import common, kills, runs
-from pix2seqd_jax import build, commands
-from pix2seqd_jax import workdir as workdirs
-from pix2seqd_jax.train import archive, distributed, evaluate, ledger
+from pix2seqd_jax.cli import commands
+from pix2seqd_jax.experiment import build
+from pix2seqd_jax.experiment import workdir as workdirs
+from pix2seqd_jax.train import evaluate, ledger
+from pix2seqd_jax.train.checkpoints import archive
+from pix2seqd_jax.train.processes import distributed
 
 NAME = 'processes'
 PARTS = ('equal', 'killed', 'sigterm', 'ledger')

@@ -26,11 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from pix2seqd_jax import build
-from pix2seqd_jax import workdir as workdirs
+from pix2seqd_jax.experiment import build
+from pix2seqd_jax.experiment import workdir as workdirs
 from pix2seqd_jax.models import semflow
 from pix2seqd_jax.tasks.semantic import SemanticTask
-from pix2seqd_jax.train import evaluate, weights
+from pix2seqd_jax.train import evaluate
+from pix2seqd_jax.train.checkpoints import weights
 from pix2seqd_jax.types import Params
 
 NAME = 'round_trip'

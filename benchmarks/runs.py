@@ -6,8 +6,6 @@ from typing import Any
 
 import ml_collections
 
-from pix2seqd_jax import recipe
-
 # What of a line of metrics.jsonl tells of the machine, not of the run.
 _SPEEDS = (
   'time',

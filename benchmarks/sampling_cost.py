@@ -24,8 +24,9 @@ import numpy as np
 from jax.experimental import io_callback
 
 from benchmarks import common
-from pix2seqd_jax import build, types
-from pix2seqd_jax import workdir as workdirs
+from pix2seqd_jax import types
+from pix2seqd_jax.experiment import build
+from pix2seqd_jax.experiment import workdir as workdirs
 from pix2seqd_jax.train import evaluate, sharding
 
 NAME = 'sampling_cost'

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import counted, timed
-from pix2seqd_jax import build
-from pix2seqd_jax import workdir as workdirs
+from pix2seqd_jax.experiment import build
+from pix2seqd_jax.experiment import workdir as workdirs
 from pix2seqd_jax.train import evaluate
 
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from benchmarks import common, semflow_runs
 from benchmarks.semflow_runs import EULER, Run
-from pix2seqd_jax import flows, pipeline, recipe, synthesizing
+from pix2seqd_jax.cli import show_flow
 from pix2seqd_jax.diffusion import straightness
+from pix2seqd_jax.inference import pipeline, synthesis
 
 STEPS = (1, 2, 5, 10, 25, 50, 100, 200)
 # The paper's mIoU of COCO-Stuff by steps (table 2), in percent.
@@ -190,7 +191,7 @@ def by_noise(runs: Sequence[Run], steps: Sequence[int]) -> Table:
   runs = _drawing(runs)
   widest = max(run.experiment.model.perturbation for run in runs)
   limit = min(run.experiment.model.palette.spacing for run in runs) / 2
-  factors = [f for f in synthesizing.FACTORS if f * widest < limit]
+  factors = [f for f in synthesis.FACTORS if f * widest < limit]
   for run, factor in itertools.product(runs, factors):
     count = run.steps if steps is None else steps[-1]
     seen = []
@@ -215,7 +216,7 @@ def by_noise(runs: Sequence[Run], steps: Sequence[int]) -> Table:
     'Noise is half its width, in levels of 0..255. The true pictures have the '
     f'brightness {np.mean(truth):.3f}. {_networks(numbers)}'
   ]
-  if len(factors) < len(synthesizing.FACTORS):
+  if len(factors) < len(synthesis.FACTORS):
     said.append(
       f'Noise of {limit:g} and more would make one class another: left out.'
     )
@@ -228,9 +229,11 @@ def straight(runs: Sequence[Run], steps: Sequence[int]) -> Table:
   runs = _drawing(runs)
   for run in runs:
     pipe = pipeline.Pipeline(run.experiment, run.params)
-    follower, paths = flows.Follower(pipe, PATH_STEPS), {}
-    for example in flows.examples(pipe, num=min(PATHS, run.num_examples)):
-      for direction, given in zip(flows.DIRECTIONS, example[1:], strict=True):
+    follower, paths = show_flow.Follower(pipe, PATH_STEPS), {}
+    for example in show_flow.examples(pipe, num=min(PATHS, run.num_examples)):
+      for direction, given in zip(
+        show_flow.DIRECTIONS, example[1:], strict=True
+      ):
         path = getattr(follower, direction)(given)
         paths.setdefault(direction, []).append(path.states)
     case = {'run': run.name}
@@ -242,7 +245,9 @@ def straight(runs: Sequence[Run], steps: Sequence[int]) -> Table:
     for n in steps:
       case[f'miou_{n}'], case[f'fid_{n}'] = plain[n]['miou'], few[n]['fid']
     numbers.append(case)
-    shown = [case[d][k] for d in flows.DIRECTIONS for k in ('S', 'relative')]
+    shown = [
+      case[d][k] for d in show_flow.DIRECTIONS for k in ('S', 'relative')
+    ]
     shown += [_percent(plain[n]['miou']) for n in steps]
     rows.append([run.name, *shown, *(few[n]['fid'] for n in steps)])
   columns = ['run', 'S to masks', 'relative', 'S to pictures', 'relative']
@@ -328,7 +333,7 @@ def _networks(numbers) -> str:
   if not odd:
     return 'FID is by Inception and LPIPS by its own weights.'
   return (
-    f'{" and ".join(odd)}: of stand-in networks (see pix2seqd_jax/features.py):'
+    f'{" and ".join(odd)}: of stand-in networks (see pix2seqd_jax/pretrained/perceptual.py):'
     ' compare them within this table only.'
   )
 

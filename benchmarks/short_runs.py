@@ -32,15 +32,8 @@ import optax  # noqa: F401  forked with everything that a child needs
 import orbax.checkpoint  # noqa: F401
 
 from pix2seqd_jax import types
-from pix2seqd_jax.train import (
-  archive,
-  checkpoint,
-  loop,
-  optimizer,
-  sharding,
-  state,
-  step,
-)
+from pix2seqd_jax.train import loop, optimizer, sharding, state, step
+from pix2seqd_jax.train.checkpoints import archive, checkpoint
 
 STEPS, SAVE_EVERY, KEEP, KEEP_EVERY = 12, 2, 2, 6
 # Where to kill: at any moment; while a save is under way; when a step is

@@ -20,7 +20,7 @@ Under the root: see configs/pix2seq_d_cityscapes.py.
 from ml_collections import ConfigDict
 
 from configs import common, ldmseg_common, pix2seq_d_cityscapes
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('smoke',)
 EPOCHS, BATCH_SIZE = 100, 16
@@ -43,7 +43,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   ldmseg_common.devices(config)
   config.init_from = ()
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return ldmseg_common.smoke(config) if 'smoke' in chosen else config
 
 

@@ -30,7 +30,7 @@ Under the root: see configs/pix2seq_d_coco.py.
 from ml_collections import ConfigDict
 
 from configs import common, ldmseg_common, pix2seq_d_coco
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('sd_vae', 'smoke')
 SD_VAE = 'runs/sd_vae'
@@ -54,7 +54,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   ldmseg_common.devices(config)
   config.init_from = _sd_vae_init() if 'sd_vae' in chosen else ()
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return ldmseg_common.smoke(config) if 'smoke' in chosen else config
 
 

@@ -15,7 +15,7 @@ guess: the paper has no such data.
 from ml_collections import ConfigDict
 
 from configs import common, ldmseg_common, pix2seq_d_nuclei
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('gpu', 'smoke')
 
@@ -47,7 +47,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   ldmseg_common.devices(config)
   config.init_from = ()
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return ldmseg_common.smoke(config) if 'smoke' in chosen else config
 
 

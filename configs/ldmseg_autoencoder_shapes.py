@@ -10,7 +10,7 @@ that went through the autoencoder; see benchmarks/RESULTS.md.
 from ml_collections import ConfigDict
 
 from configs import common, pix2seq_d_shapes
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('smoke',)
 
@@ -95,7 +95,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
   config.shard_rules = common.single_device_rules()
   config.init_from = ()
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return _smoke(config) if 'smoke' in chosen else config
 
 

@@ -21,7 +21,7 @@ batch and averaged weights are a guess; all else is the release's for COCO.
 from ml_collections import ConfigDict
 
 from configs import common, ldmseg_autoencoder_cityscapes, ldmseg_common
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('complete', 'smoke')
 STAGE_1 = 'runs/ldmseg_autoencoder_cityscapes'
@@ -46,5 +46,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.init_from = ldmseg_common.start(
     STAGE_1, STABLE_DIFFUSION, STABLE_DIFFUSION
   )
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return ldmseg_common.smoke(config) if 'smoke' in chosen else config

@@ -16,7 +16,7 @@ here are a guess. No number of ours: it was not trained here.
 from ml_collections import ConfigDict
 
 from configs import common, ldmseg_autoencoder_coco, ldmseg_coco, ldmseg_common
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('smoke',)
 
@@ -51,5 +51,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.init_from = ldmseg_common.start(
     ldmseg_coco.STAGE_1, ldmseg_coco.STABLE_DIFFUSION
   )
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return ldmseg_common.smoke(config) if 'smoke' in chosen else config

@@ -14,7 +14,7 @@ Expected: class-aware PQ of true masks; see benchmarks/RESULTS.md.
 from ml_collections import ConfigDict
 
 from configs import common, ldmseg_autoencoder_shapes, ldmseg_shapes
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('scratch', 'smoke')
 
@@ -83,7 +83,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.shard_rules = common.single_device_rules()
   scratch = {'scratch', 'smoke'} & set(chosen)
   config.init_from = () if scratch else ldmseg_shapes.init_from()
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return _smoke(config, stage_1) if smoke else config
 
 

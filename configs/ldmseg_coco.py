@@ -38,7 +38,7 @@ float16, and float32 there). There are no averaged weights in the release;
 from ml_collections import ConfigDict
 
 from configs import common, ldmseg_autoencoder_coco, ldmseg_common
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('paper', 'sd_vae', 'complete', 'classes', 'smoke')
 STAGE_1 = 'runs/ldmseg_autoencoder'
@@ -80,5 +80,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.init_from += (
       (CLASSIFIER, 'net/head', 'frozen/classifier', 'exact'),
     )
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return ldmseg_common.smoke(config) if 'smoke' in chosen else config

@@ -27,7 +27,7 @@ from configs import (
   ldmseg_autoencoder_nuclei,
   ldmseg_common,
 )
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('random_ids', 'complete', 'gpu', 'smoke')
 STAGE_1 = 'runs/ldmseg_autoencoder_nuclei'
@@ -66,7 +66,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
   else:
     config.init_from = ldmseg_common.start_from_trained(STAGE_1, PICTURES)
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return ldmseg_common.smoke(config) if 'smoke' in chosen else config
 
 

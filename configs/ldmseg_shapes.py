@@ -22,7 +22,7 @@ Expected: class-agnostic PQ; see benchmarks/RESULTS.md.
 from ml_collections import ConfigDict
 
 from configs import common, ldmseg_autoencoder_shapes, pix2seq_d_shapes
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('random_ids', 'paper', 'complete', 'classes', 'scratch', 'smoke')
 CLASSES = 'runs/ldmseg_classifier'
@@ -140,7 +140,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.init_from = ()
   if not {'scratch', 'smoke'} & set(chosen):
     config.init_from = init_from('classes' in chosen)
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return _smoke(config) if 'smoke' in chosen else config
 
 

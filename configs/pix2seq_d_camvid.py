@@ -7,13 +7,13 @@
 Each class has an id of its own (data.name_stuff), so that nothing has to be
 counted: the metric to look at is miou. `:smoke` takes seconds, for tests.
 Expected: no number yet; the recipe is a pattern for one's own label maps
-(data.source.layout, see data/layouts.py and data/semantic_folder.py).
+(data.source.layout, see data/readers/layouts.py and data/readers/semantic_folder.py).
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('smoke',)
 
@@ -131,5 +131,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
   config.shard_rules = common.single_device_rules()
   config.init_from = ()
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return common.smoke(config) if 'smoke' in chosen else config

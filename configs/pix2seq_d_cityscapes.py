@@ -9,7 +9,7 @@ where runs/highres is `pix2seq_d_coco.py:highres`: the networks are the same,
 94,492,480 parameters, and no weight depends on the size of the picture or on
 the classes. `:smoke` shrinks it. Before a first run:
 
-  python -m pix2seqd_jax.validate --config configs/pix2seq_d_cityscapes.py \
+  python -m pix2seqd_jax.cli.validate_data --config configs/pix2seq_d_cityscapes.py \
     --config.data.root=/data/cityscapes
 
 Pictures 1024 x 2048, masks 512 x 1024 (arXiv 2210.06366, whose numbers and
@@ -29,7 +29,7 @@ gtFine/cityscapes_panoptic_{train,val}.json. Zip archives will do, as in
 from ml_collections import ConfigDict
 
 from configs import common
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('smoke',)
 TRAIN_EXAMPLES = 2975
@@ -129,5 +129,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
   config.shard_rules = common.fsdp_rules()
   config.init_from = ()
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return common.smoke(config) if 'smoke' in chosen else config

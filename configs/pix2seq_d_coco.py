@@ -36,7 +36,7 @@ and annotations/panoptic_{train,val}2017.json.
 from ml_collections import ConfigDict
 
 from configs import common
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('pretrain_decoder', 'lowres', 'highres', 'ablation', 'smoke')
 TRAIN_EXAMPLES = 118_287
@@ -159,5 +159,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
   config.shard_rules = common.fsdp_rules()
   config.init_from = ()
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return common.smoke(config) if 'smoke' in chosen else config

@@ -10,7 +10,7 @@ Variants: `:gpu` (256 x 256 pictures, 128 x 128 masks, bf16, one GPU),
 from ml_collections import ConfigDict
 
 from configs import common
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('gpu', 'smoke')
 
@@ -131,5 +131,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
   config.shard_rules = common.single_device_rules()
   config.init_from = ()
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return common.smoke(config) if 'smoke' in chosen else config

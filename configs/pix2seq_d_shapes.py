@@ -11,7 +11,7 @@ Expected: see benchmarks/RESULTS.md.
 from ml_collections import ConfigDict
 
 from configs import common
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('random_ids', 'hard', 'smoke')
 
@@ -126,5 +126,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
   config.shard_rules = common.single_device_rules()
   config.init_from = ()
-  config = recipe.complete(config)
+  config = schema.complete(config)
   return common.smoke(config) if 'smoke' in chosen else config

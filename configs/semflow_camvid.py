@@ -15,7 +15,7 @@ network, one GPU; also of configs/image_autoencoder_camvid.py), `:cached`
 (whole pictures, of which latents can be made before, on other machines),
 `:scratch` (no weights of other runs), `:smoke` (seconds, for tests):
 
-  python -m pix2seqd_jax.latents --workdir runs/camvid_autoencoder \
+  python -m pix2seqd_jax.cli.cache_latents --workdir runs/camvid_autoencoder \
     --config configs/semflow_camvid.py:cached --output latents/camvid
   python -m pix2seqd_jax.run --mode train --workdir runs/camvid_semflow \
     --config configs/semflow_camvid.py:cached \
@@ -28,7 +28,7 @@ pictures' own size, 360 x 480; see benchmarks/RESULTS.md.
 from ml_collections import ConfigDict
 
 from configs import common, image_autoencoder_camvid, semflow_common
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = (*semflow_common.VARIANTS, 'gpu', 'cached', 'scratch')
 PICTURES = 'runs/camvid_autoencoder'
@@ -75,7 +75,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
   config.shard_rules = common.single_device_rules()
   config.init_from = semflow_common.start_from_trained(PICTURES)
-  config = recipe.complete(config)
+  config = schema.complete(config)
   semflow_common.choose(config, chosen, FLOW, teacher_steps=10)
   if 'cached' in chosen:
     _make_certain(config)

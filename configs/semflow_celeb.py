@@ -4,7 +4,7 @@ It starts as configs/semflow_cocostuff.py does. The data set has a mask for
 each part of each face; label maps, pictures of their size and CelebA's split
 are made by
 
-  python -m pix2seqd_jax.convert --celeb CelebAMask-HQ --out /data/celeb
+  python -m pix2seqd_jax.cli.convert_data --celeb CelebAMask-HQ --out /data/celeb
   python -m pix2seqd_jax.run --mode train --workdir runs/celeb \
     --config configs/semflow_celeb.py --config.data.root=/data/celeb
 
@@ -30,8 +30,8 @@ trained here.
 from ml_collections import ConfigDict
 
 from configs import common, ldmseg_common, semflow_common
-from pix2seqd_jax import recipe
-from pix2seqd_jax.data import layouts
+from pix2seqd_jax.data.readers import layouts
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('swap', *semflow_common.RELEASE_VARIANTS)
 FLOW = 'runs/celeb'
@@ -78,6 +78,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   ldmseg_common.devices(config, (('kernel$', 'fsdp'),))
   config.init_from = semflow_common.start()
-  config = recipe.complete(config)
+  config = schema.complete(config)
   semflow_common.choose(config, chosen, FLOW)
   return config

@@ -21,7 +21,7 @@ saves each 10,000 steps of 8,000, which is never; here each 1,000.
 from ml_collections import ConfigDict
 
 from configs import common, ldmseg_common, semflow_common
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = semflow_common.RELEASE_VARIANTS
 FLOW = 'runs/cityscapes_semflow'
@@ -66,6 +66,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   ldmseg_common.devices(config, (('kernel$', 'fsdp'),))
   config.init_from = semflow_common.start()
-  config = recipe.complete(config)
+  config = schema.complete(config)
   semflow_common.choose(config, chosen, FLOW)
   return config

@@ -4,7 +4,7 @@ It starts from Stable Diffusion 1.5 and the embedding of the empty prompt:
 
   python -m pix2seqd_jax.pretrained --from sd15 \
     --checkpoint stable-diffusion-v1-5 --out runs/sd15
-  python -m pix2seqd_jax.pretrained.null_prompt --out runs/null_prompt \
+  python -m pix2seqd_jax.cli.weights_prompt --out runs/null_prompt \
     --text-encoder stable-diffusion-v1-5 --tokenizer stable-diffusion-v1-5
   python -m pix2seqd_jax.run --mode train --workdir runs/cocostuff \
     --config configs/semflow_cocostuff.py --config.data.root=/data/cocostuff
@@ -30,7 +30,7 @@ are computed again in the backward pass (model.remat).
 from ml_collections import ConfigDict
 
 from configs import common, ldmseg_common, semflow_common
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = semflow_common.RELEASE_VARIANTS
 FLOW = 'runs/cocostuff'
@@ -72,6 +72,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   ldmseg_common.devices(config, (('kernel$', 'fsdp'),))
   config.init_from = semflow_common.start()
-  config = recipe.complete(config)
+  config = schema.complete(config)
   semflow_common.choose(config, chosen, FLOW)
   return config

@@ -35,7 +35,7 @@ from configs import (
   pix2seq_d_shapes,
   semflow_common,
 )
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = (*semflow_common.VARIANTS, 'scratch')
 PICTURES = 'runs/semflow_autoencoder'
@@ -76,7 +76,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
   config.shard_rules = common.single_device_rules()
   config.init_from = semflow_common.start_from_trained(PICTURES)
-  config = recipe.complete(config)
+  config = schema.complete(config)
   semflow_common.choose(config, chosen, FLOW, teacher_steps=10)
   if 'scratch' in chosen:
     config.init_from = ()

@@ -9,7 +9,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -18,4 +18,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     raise ValueError(
       f'{path} does not exist; write --config=configs/workdir.py:WORKDIR.'
     )
-  return recipe.from_plain(json.loads(path.read_text(encoding='utf-8')))
+  return schema.from_plain(json.loads(path.read_text(encoding='utf-8')))

@@ -27,4 +27,4 @@ run 'Stage 2, diffusion' "configs/ldmseg_shapes.py$variant" runs/ldmseg train
 run 'Evaluate' configs/workdir.py:runs/ldmseg runs/ldmseg eval |
   tee runs/ldmseg/evaluation.txt
 echo '== Completion: what comes back of masks with blocks taken away'
-"$venv/bin/python" -m benchmarks.completion --workdir runs/ldmseg --num 32
+"$venv/bin/python" -m benchmarks.inpainting --workdir runs/ldmseg --num 32

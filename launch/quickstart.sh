@@ -29,7 +29,7 @@ fi
 
 if ! is_done "$run/predictions/panoptic.json"; then
   echo '== Predict: eight held-out scenes as files'
-  "$venv/bin/python" -m pix2seqd_jax.export --workdir "$run" \
+  "$venv/bin/python" -m pix2seqd_jax.cli.export_data --workdir "$run" \
     --output "$run/scenes" --num 8
   pix2seqd --mode predict --inputs "$run/scenes/images"
 fi

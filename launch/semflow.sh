@@ -41,5 +41,5 @@ run 'Evaluate, masks of pictures' "$own" runs/semflow eval |
 run 'Evaluate, pictures of masks' "$own" runs/semflow eval \
   --config.task.name=synthesis | tee runs/semflow/synthesis.txt
 echo '== Films and strips of both ways -> runs/semflow/flows'
-"$venv/bin/python" -m pix2seqd_jax.flows --workdir runs/semflow \
+"$venv/bin/python" -m pix2seqd_jax.cli.show_flow --workdir runs/semflow \
   --output runs/semflow/flows --num 4

@@ -8,7 +8,7 @@ import importlib
 
 __version__ = '0.1.0'
 
-_LAZY = {'Pipeline': 'pix2seqd_jax.pipeline'}
+_LAZY = {'Pipeline': 'pix2seqd_jax.inference.pipeline'}
 __all__ = ['Pipeline', '__version__']
 
 

@@ -18,7 +18,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pix2seqd_jax import commands, recipe
+from pix2seqd_jax.cli import commands
+from pix2seqd_jax.experiment import schema
 
 # The status after Ctrl-C, so that a script does not go on. A run that SIGTERM
 # stopped has saved and ends with 0: schedulers send it to pre-empt, and take
@@ -91,7 +92,7 @@ def _parse(argv):
       raise
     text = str(error).strip()
     if isinstance(error, AttributeError | KeyError):
-      text = recipe.unknown_key(re.findall(r'\w+', text)[0])
+      text = schema.unknown_key(re.findall(r'\w+', text)[0])
     elif 'Traceback' in text:  # a recipe's own error, with its traceback
       text = text.splitlines()[-1]
     sys.exit(text)

@@ -80,7 +80,7 @@ def smoke_run(tmp_path_factory) -> SmokeRun:
   """Trains and evaluates once, however many tests and workers look."""
   from smoke import smoke_config
 
-  from pix2seqd_jax import commands
+  from pix2seqd_jax.cli import commands
 
   folder = tmp_path_factory.getbasetemp()
   if 'PYTEST_XDIST_WORKER' in os.environ:

@@ -250,7 +250,7 @@ def sources(folder: str = PACKAGE) -> list[pathlib.Path]:
 
 
 def room_of(path: pathlib.Path) -> str:
-  """'data' for data/files.py, 'build' for build.py; a room's command, its
+  """'data' for data/formats/files.py, 'build' for build.py; a room's command, its
   __main__.py, has a line of its own, and so may other files."""
   parts = path.relative_to(REPO / PACKAGE).parts
   name = '.'.join(parts).removesuffix('.py')

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from smoke import smoke_config
 
-from pix2seqd_jax import build
 from pix2seqd_jax.diffusion import process, schedules
 from pix2seqd_jax.encoding import anchors, panoptic_ids
+from pix2seqd_jax.experiment import build
 from pix2seqd_jax.models import model as model_lib
 from pix2seqd_jax.models import semflow
 from pix2seqd_jax.models.image_autoencoder import pictures

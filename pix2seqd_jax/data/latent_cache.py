@@ -110,7 +110,7 @@ def read_index(folder):
     fault = 'cannot be read'
   raise ValueError(
     f'data.latents: {path} {fault}; write the folder with python -m '
-    'pix2seqd_jax.latents, or empty data.latents.'
+    'pix2seqd_jax.cli.cache_latents, or empty data.latents.'
   )
 
 
@@ -132,7 +132,7 @@ def check_weights(folder, weights_digest):
       f'data.latents={folder} was made by an encoder whose weights have the '
       f'digest {found[:12]}, those here have {weights_digest[:12]}: they are '
       'other latents. Take the encoder that made it, or write another folder '
-      'with python -m pix2seqd_jax.latents.'
+      'with python -m pix2seqd_jax.cli.cache_latents.'
     )
 
 
@@ -266,7 +266,7 @@ def open_latents(folder, split, of):
   if entry['done'] != shape[0] or size != 4 * int(np.prod(shape)):
     raise ValueError(
       f'data.latents={folder}: {path.name} has {entry["done"]} of {shape[0]} '
-      f'examples ({size} bytes); python -m pix2seqd_jax.latents goes on where '
+      f'examples ({size} bytes); python -m pix2seqd_jax.cli.cache_latents goes on where '
       'it stopped.'
     )
   return CachedLatents(str(path), shape)

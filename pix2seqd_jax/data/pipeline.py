@@ -9,9 +9,10 @@ import sys
 
 import numpy as np
 
-from pix2seqd_jax.data import decode, tf_pipeline
+from pix2seqd_jax.data import tf_pipeline
 from pix2seqd_jax.data.bad_examples import PATIENCE, is_fault
-from pix2seqd_jax.data.transforms import build_transforms
+from pix2seqd_jax.data.formats import decode
+from pix2seqd_jax.data.transforms.transforms import build_transforms
 
 LOADERS = ('grain', 'tf_data')
 # What a training batch holds, where the transforms made it.

@@ -7,7 +7,7 @@ loaders yield the same bytes, resume at any step and split by process alike.
 
 import sys
 
-from pix2seqd_jax.data.faults import refuse
+from pix2seqd_jax.data.formats.faults import refuse
 
 
 class Batches:

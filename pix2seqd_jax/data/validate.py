@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pix2seqd_jax.data.faults import RULES, Fault, Faults
+from pix2seqd_jax.data.formats.faults import RULES, Fault, Faults
 
 _AT_ONCE = 32  # examples a thread that wait in the queue
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pix2seqd_jax.diffusion.process import Endpoints, Moment, Process
-from pix2seqd_jax.diffusion.stepping import Carry
+from pix2seqd_jax.diffusion.sampler import Carry
 from pix2seqd_jax.types import Grid
 
 # Stage i is at t + NODES[i] h and starts from x + h sum_j STAGES[i, j] k_j. The

@@ -28,7 +28,7 @@ import numpy as np
 
 from pix2seqd_jax.diffusion import logsnr
 from pix2seqd_jax.diffusion.process import Moment, Process
-from pix2seqd_jax.diffusion.stepping import Carry
+from pix2seqd_jax.diffusion.sampler import Carry
 from pix2seqd_jax.types import Grid
 
 SOLVERS = ('dpmsolver', 'taylor', 'midpoint')

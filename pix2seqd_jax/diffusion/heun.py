@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from pix2seqd_jax.diffusion.process import Moment, Process
-from pix2seqd_jax.diffusion.stepping import Carry
+from pix2seqd_jax.diffusion.sampler import Carry
 from pix2seqd_jax.types import Grid
 
 

@@ -3,10 +3,10 @@
 from pix2seqd_jax.metrics import (
   collection,
   fid,
+  image_error,
   lpips,
   mean_iou,
   panoptic_quality,
-  picture_error,
   wire,
 )
 

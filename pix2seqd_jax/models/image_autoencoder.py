@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pix2seqd_jax import hints
+from pix2seqd_jax import checking
 from pix2seqd_jax.architectures import lpips_vgg, sd_vae
 from pix2seqd_jax.encoding import anchors
 from pix2seqd_jax.registry import MODELS, did_you_mean
@@ -86,7 +86,7 @@ class ImageAutoencoder:
         f'model.loss={self.loss!r} is unknown.'
         f'{did_you_mean(self.loss, LOSSES)} Known: {", ".join(LOSSES)}.'
       )
-    hints.check_arguments(
+    checking.check_arguments(
       'model.network', sd_vae.SDVAE, self.network, skip=_SET_BY_MODEL
     )
     for key in ('kl_weight', 'lpips_weight'):
@@ -113,7 +113,7 @@ class ImageAutoencoder:
           f'model.masks.{key} is unknown.{did_you_mean(key, _OF_MASKS)} '
           f'Known: {", ".join(_OF_MASKS)}.'
         )
-    hints.check_arguments(
+    checking.check_arguments(
       'model.masks.anchors',
       anchors.Anchors,
       self.masks.get('anchors', {}),

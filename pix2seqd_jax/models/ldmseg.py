@@ -16,9 +16,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pix2seqd_jax import hints
+from pix2seqd_jax import checking
 from pix2seqd_jax.architectures import sd_unet, sd_vae
-from pix2seqd_jax.diffusion import completion, noise, schedules, times, weights
+from pix2seqd_jax.diffusion import (
+  inpainting,
+  loss_weights,
+  noise,
+  schedules,
+  time_sampling,
+)
 from pix2seqd_jax.diffusion import process as process_lib
 from pix2seqd_jax.encoding import cells
 from pix2seqd_jax.models import descriptors
@@ -118,13 +124,13 @@ class LDMSeg(model_lib.DiffusionModel):
   remat: bool = False
 
   # The release's: one of the 1,000 steps, not a time between them.
-  times = times.Discrete()
+  times = time_sampling.Discrete()
 
   def __post_init__(self):
     for key, value, known in (
       ('schedule', self.schedule[0], tuple(schedules.SCHEDULES)),
       ('prediction', self.prediction, PREDICTIONS),
-      ('loss_weight', self.loss_weight[0], tuple(weights.TIME_WEIGHTS)),
+      ('loss_weight', self.loss_weight[0], tuple(loss_weights.TIME_WEIGHTS)),
       ('loss_mask', self.loss_mask, LOSS_MASKS),
       ('loss_kind', self.loss_kind, tuple(LOSSES)),
       ('descriptor', self.descriptor, tuple(descriptors.DESCRIPTORS)),
@@ -137,7 +143,7 @@ class LDMSeg(model_lib.DiffusionModel):
           f'Known: {", ".join(known)}.'
         )
     described = descriptors.DESCRIPTORS[self.descriptor]
-    weighing = weights.TIME_WEIGHTS[self.loss_weight[0]]
+    weighing = loss_weights.TIME_WEIGHTS[self.loss_weight[0]]
     for key, entry, kwargs, skip in (
       ('descriptor_args', described, self.descriptor_args, ('dtype',)),
       ('unet', sd_unet.SDUNet, self.unet, _UNET_SET),
@@ -147,7 +153,7 @@ class LDMSeg(model_lib.DiffusionModel):
       ('schedule', schedules.SCHEDULES[self.schedule[0]], self.schedule[1], ()),
       ('loss_weight', weighing, self.loss_weight[1], ()),
     ):
-      hints.check_arguments(f'model.{key}', entry, kwargs, skip=skip)
+      checking.check_arguments(f'model.{key}', entry, kwargs, skip=skip)
     for key in ('image_scale', 'latent_scale'):
       if not getattr(self, key) > 0:
         raise ValueError(f'model.{key}={getattr(self, key)} must be above 0.')
@@ -187,7 +193,7 @@ class LDMSeg(model_lib.DiffusionModel):
   @functools.cached_property
   def time_weight(self):
     name, kwargs = self.loss_weight
-    return weights.TIME_WEIGHTS[name](**kwargs)
+    return loss_weights.TIME_WEIGHTS[name](**kwargs)
 
   @functools.cached_property
   def masks(self) -> MaskAutoencoder:
@@ -300,7 +306,9 @@ class LDMSeg(model_lib.DiffusionModel):
 
   def encode(self, params, batch, rng, *, train=False):
     """Picture -> {'map': its scaled latent[, 'context']} (eq. 5)."""
-    latent = batch.get('image_latent')  # cached; see pix2seqd_jax.latents
+    latent = batch.get(
+      'image_latent'
+    )  # cached; see pix2seqd_jax.cli.cache_latents
     if latent is None:
       variables = {'params': params['frozen']['image']}
       images = pictures(batch)
@@ -328,7 +336,7 @@ class LDMSeg(model_lib.DiffusionModel):
     f = self.masks.net.factor
     places = ids[:, ::f, ::f]  # as PyTorch's nearest: the top left of each cell
     if self.loss_mask == 'counts':
-      weight = weights.area_weight(places, self.max_instances)
+      weight = loss_weights.area_weight(places, self.max_instances)
     else:
       weight = (places > 0).astype(jnp.float32)
     return self._latents(params, ids), weight[..., None]
@@ -369,7 +377,7 @@ class LDMSeg(model_lib.DiffusionModel):
       ids = cells.fill(ids, told)
     x_0 = self._latents(params, ids)
     f = self.masks.net.factor
-    return completion.Known(
+    return inpainting.Known(
       x_0, cells.cells_of(told, f, self.given_cells)[..., None]
     )
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pix2seqd_jax import hints
+from pix2seqd_jax import checking
 from pix2seqd_jax.architectures import mask_autoencoder as shallow
 from pix2seqd_jax.architectures import sd_vae
 from pix2seqd_jax.encoding import mask_channels, mask_logits
@@ -87,7 +87,9 @@ class MaskAutoencoder:
       ('points', mask_losses.PointSampling, self.points),
       ('thresholds', mask_logits.Thresholds, self.thresholds),
     ):
-      hints.check_arguments(f'model.{key}', entry, kwargs, skip=_SET_BY_MODEL)
+      checking.check_arguments(
+        f'model.{key}', entry, kwargs, skip=_SET_BY_MODEL
+      )
     self.reading.check('model.thresholds')
     _ = self.channels
     for key in ('ce_weight', 'mask_weight', 'kl_weight', 'max_segments'):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pix2seqd_jax import hints
+from pix2seqd_jax import checking
 from pix2seqd_jax.architectures import class_head, sd_vae
 from pix2seqd_jax.encoding import panoptic_ids, segment_classes
 from pix2seqd_jax.models import image_autoencoder
@@ -87,7 +87,7 @@ class MaskClassifier:
       ('image_autoencoder', sd_vae.SDVAE, _IMAGE_SET),
       ('mask_autoencoder', mask_lib.MaskAutoencoder, _MASK_SET),
     ):
-      hints.check_arguments(f'model.{key}', entry, getattr(self, key), skip)
+      checking.check_arguments(f'model.{key}', entry, getattr(self, key), skip)
     _ = self.masks
 
   # What the networks are.

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pix2seqd_jax import hints
+from pix2seqd_jax import checking
 from pix2seqd_jax.architectures import pyramid, resnet_transformer, transunet
-from pix2seqd_jax.diffusion import noise, schedules, weights
+from pix2seqd_jax.diffusion import loss_weights, noise, schedules
 from pix2seqd_jax.diffusion import process as process_lib
 from pix2seqd_jax.encoding import bits, panoptic_ids
 from pix2seqd_jax.models import model as model_lib
@@ -107,7 +107,9 @@ class Pix2SeqD(model_lib.DiffusionModel):
       ('merge', pyramid.TopDownMerge, self.merge),
       ('denoiser', transunet.TransUNet, self.denoiser),
     ):
-      hints.check_arguments(f'model.{key}', entry, kwargs, skip=_SET_BY_MODEL)
+      checking.check_arguments(
+        f'model.{key}', entry, kwargs, skip=_SET_BY_MODEL
+      )
     if not self.scale > 0:
       raise ValueError(f'model.scale={self.scale} must be above 0.')
     _ = self.codes, self.process  # they check their own arguments
@@ -253,7 +255,7 @@ class Pix2SeqD(model_lib.DiffusionModel):
       x_0 = self.encode_labels(batch['semantic'], batch['instance'])
     if self.loss_kind == 'eps':  # unweighted in the reference
       return x_0, None
-    weight = weights.instance_weight(
+    weight = loss_weights.instance_weight(
       batch['instance'], self.max_instances, self.loss_weight
     )
     return x_0, weight

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pix2seqd_jax import hints
+from pix2seqd_jax import checking
 from pix2seqd_jax.architectures import sd_unet, sd_vae
 from pix2seqd_jax.diffusion import process as process_lib
-from pix2seqd_jax.diffusion import schedules, times
+from pix2seqd_jax.diffusion import schedules, time_sampling
 from pix2seqd_jax.encoding import anchors as anchors_lib
 from pix2seqd_jax.encoding import mask_logits, panoptic_ids
 from pix2seqd_jax.models import model as model_lib
@@ -91,7 +91,7 @@ class SemFlow(model_lib.DiffusionModel):
   returns = 'state'
   source_is_noise = False
   draws_pictures = True
-  known_times = tuple(times.TIMES)
+  known_times = tuple(time_sampling.TIMES)
 
   def __post_init__(self):
     drawn, drawn_kwargs = self.train_times
@@ -110,10 +110,10 @@ class SemFlow(model_lib.DiffusionModel):
       ('unet', sd_unet.SDUNet, self.unet, unet_set),
       ('image_autoencoder', sd_vae.SDVAE, self.image_autoencoder, _IMAGE_SET),
       ('anchors', anchors_lib.Anchors, self.anchors, ('num_classes',)),
-      ('train_times', times.TIMES[drawn], drawn_kwargs, ()),
+      ('train_times', time_sampling.TIMES[drawn], drawn_kwargs, ()),
     ):
-      hints.check_arguments(f'model.{key}', entry, kwargs, skip=skip)
-    times.TIMES[drawn](**drawn_kwargs)  # its numbers are checked there
+      checking.check_arguments(f'model.{key}', entry, kwargs, skip=skip)
+    time_sampling.TIMES[drawn](**drawn_kwargs)  # its numbers are checked there
     self.check_perturbation(self.perturbation, 'model.perturbation')
     if not self.latent_scale > 0:
       raise ValueError(
@@ -185,7 +185,7 @@ class SemFlow(model_lib.DiffusionModel):
   def times(self) -> Any:
     """Which of them a training step sees."""
     name, kwargs = self.train_times
-    return times.TIMES[name](**kwargs)
+    return time_sampling.TIMES[name](**kwargs)
 
   @functools.cached_property
   def palette(self) -> anchors_lib.Anchors:
@@ -248,7 +248,9 @@ class SemFlow(model_lib.DiffusionModel):
     if is_given(batch):
       return Encoded({})
     draws = train and self.posterior == 'sample'
-    latent = batch.get('image_latent')  # cached; see pix2seqd_jax.latents
+    latent = batch.get(
+      'image_latent'
+    )  # cached; see pix2seqd_jax.cli.cache_latents
     if latent is not None and draws:
       raise ValueError(
         "model.posterior='sample' draws latents of pictures, but data.latents "

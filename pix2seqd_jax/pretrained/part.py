@@ -16,8 +16,8 @@ import flax.linen as nn
 import numpy as np
 from flax import traverse_util
 
-from pix2seqd_jax.pretrained.plan import CONV, LINEAR, SAME, Plan, Row
-from pix2seqd_jax.pretrained.plan import to_theirs as as_theirs
+from pix2seqd_jax.pretrained.mapping import CONV, LINEAR, SAME, Plan, Row
+from pix2seqd_jax.pretrained.mapping import to_theirs as as_theirs
 
 _LEAVES = {
   'kernel': 'weight',

@@ -12,7 +12,7 @@ from typing import Any
 
 from flax import traverse_util
 
-from pix2seqd_jax.pretrained.plan import Plan, Row
+from pix2seqd_jax.pretrained.mapping import Plan, Row
 
 # Module by module, theirs and ours; # stands for the same number on both
 # sides. Their wrapper keeps an inert DropBlock at the places 2, 5 and 8.

@@ -22,7 +22,7 @@ from pix2seqd_jax.pretrained import (
   torch_files,
   uvit,
 )
-from pix2seqd_jax.pretrained.plan import Plan
+from pix2seqd_jax.pretrained.mapping import Plan
 
 CASTS = ('float32', 'float16', 'bfloat16', 'keep')
 

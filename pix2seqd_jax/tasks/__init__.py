@@ -1,7 +1,7 @@
 """What is asked of a Segmentation. Importing the room registers the tasks."""
 
 from pix2seqd_jax.tasks import (
-  completion,
+  inpainting,
   panoptic,
   reconstruction,
   semantic,

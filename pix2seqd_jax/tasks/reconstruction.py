@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from pix2seqd_jax import types
-from pix2seqd_jax.metrics import picture_error
+from pix2seqd_jax.metrics import image_error
 from pix2seqd_jax.registry import TASKS
 
 
@@ -43,7 +43,7 @@ class ReconstructionTask:
 
   def metrics(
     self, segmentation: types.Segmentation, meta: types.Meta
-  ) -> picture_error.PictureError:
+  ) -> image_error.PictureError:
     """PSNR and mean absolute error of one picture.
 
     Args:
@@ -65,8 +65,8 @@ class ReconstructionTask:
         made.shape[1::-1], Image.Resampling.BILINEAR
       )
       image = np.asarray(resized)
-    return picture_error.PictureError.from_pictures(image, made)
+    return image_error.PictureError.from_pictures(image, made)
 
-  def empty(self) -> picture_error.PictureError:
+  def empty(self) -> image_error.PictureError:
     """The state of no picture, for a process that has none."""
-    return picture_error.PictureError.empty()
+    return image_error.PictureError.empty()

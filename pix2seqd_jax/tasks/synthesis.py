@@ -20,7 +20,7 @@ _PADDING = 128
 class Features(Protocol):
   """What pictures, uint8 [b, h, w, 3], are judged by.
 
-  See pix2seqd_jax.features.
+  See pix2seqd_jax.pretrained.perceptual.
   """
 
   network: str

@@ -35,7 +35,7 @@ def jitter(
 ) -> types.Array:
   """The colour jitter of Pix2Seq-D (SimCLRv2's), as the host drew it.
 
-  Equal to data/color.py's `apply` within one level; padding stays as it is,
+  Equal to data/transforms/color.py's `apply` within one level; padding stays as it is,
   and counts in no mean.
 
   Args:

@@ -16,7 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pix2seqd_jax import types
-from pix2seqd_jax.train import distributed, log, prefetch, sharding
+from pix2seqd_jax.train import log, prefetch, sharding
+from pix2seqd_jax.train.processes import distributed
 
 SampleFn = Callable[[types.Params, types.Batch, types.Array], types.Raw]
 

@@ -17,7 +17,8 @@ import jax
 from jax.sharding import Mesh
 
 from pix2seqd_jax import types
-from pix2seqd_jax.train import distributed, log, prefetch, sharding
+from pix2seqd_jax.train import log, prefetch, sharding
+from pix2seqd_jax.train.processes import distributed
 from pix2seqd_jax.train.state import TrainState
 
 # Steps that may be under way at once: enough to hide the host, few enough that

@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 from pix2seqd_jax.architectures import uvit
 from pix2seqd_jax.architectures.uvit import UViT
 from pix2seqd_jax.diffusion import (
-  grids,
   guidance,
+  samplers,
   sampling,
   schedules,
-  steppers,
+  timesteps,
 )
 from pix2seqd_jax.diffusion.process import Process
 from pix2seqd_jax.pretrained import part
@@ -181,8 +181,8 @@ def test_originals_training_step_and_guidance(shared, network):
 def test_originals_samples(shared, network, num_steps):
   """Guided, from noise to a latent, by the solver's plan of that length."""
   theirs = arrays(shared, LOOP)
-  grid = grids.Uniform(end=1e-3).make(PROCESS, num_steps)
-  stepper = steppers.STEPPERS['dpm_singlestep']()
+  grid = timesteps.Uniform(end=1e-3).make(PROCESS, num_steps)
+  stepper = samplers.STEPPERS['dpm_singlestep']()
   times = 1000 * stepper.times(PROCESS, grid)
   key = f'sample_steps{num_steps}'
   wanted = theirs[f'{key}_model_t'][:, 0]

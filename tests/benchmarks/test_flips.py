@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import flips
-from pix2seqd_jax.train import archive, state
+from pix2seqd_jax.train import state
+from pix2seqd_jax.train.checkpoints import archive
 
 
 @pytest.fixture(scope='module')

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from benchmarks import common, ldmseg_tables, paper_tables
-from pix2seqd_jax import build
+from pix2seqd_jax.experiment import build
 
 
 def numbers(text):

@@ -7,7 +7,7 @@ import oracles
 import pytest
 
 from benchmarks import common, round_trip
-from pix2seqd_jax import build
+from pix2seqd_jax.experiment import build
 
 CONFIG = 'configs/semflow_shapes.py:smoke'
 SMALL = {

@@ -1,7 +1,7 @@
 """What other processes logged, and the recipes they get."""
 
 from benchmarks import common, runs
-from pix2seqd_jax import recipe
+from pix2seqd_jax.experiment import schema
 
 
 def test_later_lines_count_and_speeds_do_not(tmp_path):
@@ -24,4 +24,4 @@ def test_a_written_recipe_is_the_recipe(tmp_path):
   config = common.load_config('configs/pix2seq_d_coco.py:smoke')
   path = runs.write_config(config, tmp_path / 'a' / 'config.py')
   again = common.load_config(str(path))
-  assert recipe.plain(again) == recipe.plain(config)
+  assert schema.plain(again) == schema.plain(config)

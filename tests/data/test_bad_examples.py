@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from pix2seqd_jax.data import bad_examples, pipeline, shapes
+from pix2seqd_jax.data import bad_examples, pipeline
+from pix2seqd_jax.data.readers import shapes
 
 SIZE = (16, 20)
 GOOD = shapes.Shapes(num_examples=24, size=SIZE)

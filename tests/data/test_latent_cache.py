@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pix2seqd_jax.data import latent_cache
-from pix2seqd_jax.data.transforms import build_transforms
+from pix2seqd_jax.data.transforms.transforms import build_transforms
 
 SHAPE = (5, 2, 2, 3, 4)  # examples, ways, h, w, c
 ROWS = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)

@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from pix2seqd_jax.data import pipeline, shapes
-from pix2seqd_jax.data.transforms import build_transforms
+from pix2seqd_jax.data import pipeline
+from pix2seqd_jax.data.readers import shapes
+from pix2seqd_jax.data.transforms.transforms import build_transforms
 
 TRAIN = (
   ('scale_jitter', {'size': 16, 'scale': (1.0, 2.0)}),

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from pix2seqd_jax.data import pipeline, shapes
+from pix2seqd_jax.data import pipeline
+from pix2seqd_jax.data.readers import shapes
 
 TRAIN = (
   ('scale_jitter', {'size': 16, 'scale': (1.0, 2.0)}),

@@ -9,7 +9,8 @@ from panoptic_layout import Layout, save_map
 from PIL import Image
 
 from pix2seqd_jax import types
-from pix2seqd_jax.data import coco_panoptic, faults, shapes
+from pix2seqd_jax.data.formats import faults
+from pix2seqd_jax.data.readers import coco_panoptic, shapes
 from pix2seqd_jax.data.validate import describe, validate
 
 

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 
 from pix2seqd_jax.diffusion import (
-  grids,
   process,
+  samplers,
   sampling,
   schedules,
-  steppers,
+  timesteps,
 )
 
 COSINE = process.Process(schedules.Cosine(), clip_x0=(-1.0, 1.0))
@@ -25,8 +25,8 @@ def run(denoise=shrink, p=COSINE, x=None, keys=None, **kwargs):
   x = jnp.asarray(gaussian.normal(0, (3, 4, 5))) if x is None else x
   keys = gaussian.keys(len(jax.tree.leaves(x)[0])) if keys is None else keys
   kwargs = {
-    'grid': grids.uniform(6),
-    'stepper': steppers.DDIM(),
+    'grid': timesteps.uniform(6),
+    'stepper': samplers.DDIM(),
     **kwargs,
   }
   return jax.jit(

@@ -6,11 +6,11 @@ import pytest
 
 from pix2seqd_jax.diffusion import (
   dormand_prince,
-  grids,
   process,
+  samplers,
   sampling,
   schedules,
-  steppers,
+  timesteps,
 )
 
 COSINE = process.Process(schedules.Cosine())
@@ -24,7 +24,7 @@ def run(stepper, p=COSINE, x=None, grid=None, denoise=None, **kwargs):
     p,
     x,
     keys,
-    grid=grid or grids.Uniform(0.9, 0.1).make(p, 1),
+    grid=grid or timesteps.Uniform(0.9, 0.1).make(p, 1),
     stepper=stepper,
     **{'returns': 'state', 'with_memory': True, **kwargs},
   )
@@ -52,7 +52,7 @@ def test_the_error_follows_the_tolerance(p):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
     exact = gaussian.exact_flow(p, x, 0.9, 0.1)
     for tolerance in (1e-4, 1e-7):
-      end, effort = run(steppers.RK45(tolerance, tolerance), p, x)
+      end, effort = run(samplers.RK45(tolerance, tolerance), p, x)
       errors.append(float(jnp.abs(end - exact).max()))
       calls.append(int(effort.calls.sum()))
       assert errors[-1] < 30 * tolerance
@@ -70,7 +70,7 @@ def test_an_example_chooses_its_own_steps():
     return gaussian.Prediction(wave)
 
   x = jnp.asarray(gaussian.normal(0, (3, 4))) * jnp.array([[0.1], [9.0], [1.0]])
-  stepper = steppers.RK45(1e-4, 1e-4)
+  stepper = samplers.RK45(1e-4, 1e-4)
   compiled = jax.jit(lambda x: run(stepper, x=x, denoise=denoise))
   every, effort = compiled(x)
   assert len(set(effort.calls.tolist())) > 1
@@ -82,7 +82,7 @@ def test_an_example_chooses_its_own_steps():
 
 
 def test_what_the_bound_cuts_short_is_finished_and_counted():
-  tight = steppers.RK45(1e-6, 1e-6, max_steps=1)
+  tight = samplers.RK45(1e-6, 1e-6, max_steps=1)
   end, effort = run(tight)
   assert (effort.unfinished == 1).all()
   assert effort.batch_calls == 1 + 6
@@ -104,8 +104,8 @@ def test_intervals_join_and_trees_are_one_example():
     return gaussian.Prediction({k: v.value for k, v in exact.items()})
 
   for num_steps in (1, 3):
-    grid = grids.Uniform(0.9, 0.1).make(None, num_steps)
-    end, _ = run(steppers.RK45(1e-5, 1e-5), p, x, grid, denoise)
+    grid = timesteps.Uniform(0.9, 0.1).make(None, num_steps)
+    end, _ = run(samplers.RK45(1e-5, 1e-5), p, x, grid, denoise)
     for key in x:
       exact = gaussian.exact_flow(ends[key], x[key], 0.9, 0.1)
       np.testing.assert_allclose(end[key], exact, atol=1e-4)
@@ -114,10 +114,10 @@ def test_intervals_join_and_trees_are_one_example():
 def test_infinite_slopes_are_refused_with_the_fix():
   p = process.Process(schedules.StableDiffusion(), 'x1')
   with pytest.raises(ValueError, match=r'slope.*at t=0; set .*end=0\.001'):
-    run(steppers.RK45(), p, grid=grids.uniform(2))
+    run(samplers.RK45(), p, grid=timesteps.uniform(2))
   p = process.Process(schedules.LinearGamma())
   with pytest.raises(ValueError, match=r'at t=1; set .*start=0\.999'):
-    run(steppers.RK45(), p, grid=grids.Uniform(1.0, 0.1).make(p, 2))
+    run(samplers.RK45(), p, grid=timesteps.Uniform(1.0, 0.1).make(p, 2))
 
 
 @pytest.mark.parametrize(
@@ -125,4 +125,4 @@ def test_infinite_slopes_are_refused_with_the_fix():
 )
 def test_impossible_settings(kwargs):
   with pytest.raises(ValueError, match='rk45'):
-    steppers.RK45(**kwargs)
+    samplers.RK45(**kwargs)

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from pix2seqd_jax.diffusion import (
-  grids,
   guidance,
   process,
+  samplers,
   sampling,
   schedules,
-  steppers,
+  timesteps,
 )
 from pix2seqd_jax.types import Prediction
 
@@ -43,8 +43,8 @@ def sample(denoise, self_condition=False):
     P,
     STATE,
     gaussian.keys(3),
-    grid=grids.uniform(4),
-    stepper=steppers.DDIM(),
+    grid=timesteps.uniform(4),
+    stepper=samplers.DDIM(),
     returns='state',
     self_condition=self_condition,
   )
@@ -109,8 +109,8 @@ def test_clipping_comes_after_guidance():
     p,
     jnp.zeros((2, 3)),
     gaussian.keys(2),
-    grid=grids.uniform(2),
-    stepper=steppers.DDIM(),
+    grid=timesteps.uniform(2),
+    stepper=samplers.DDIM(),
   )
   np.testing.assert_array_equal(end, 1.0)
 

@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 
 from pix2seqd_jax.diffusion import (
-  grids,
   process,
+  sampler,
+  samplers,
   sampling,
   schedules,
-  steppers,
-  stepping,
+  timesteps,
 )
 from pix2seqd_jax.types import Grid
 
 
-def end_of(p, grid, x, stepper=steppers.Heun(), denoise=None):
+def end_of(p, grid, x, stepper=samplers.Heun(), denoise=None):
   return sampling.sample(
     denoise or gaussian.exact_denoiser(p),
     p,
@@ -29,7 +29,7 @@ def end_of(p, grid, x, stepper=steppers.Heun(), denoise=None):
 
 def final_error(p, num_steps, start, stop):
   """Distance from the exact solution, in float64."""
-  grid = grids.Uniform(start, stop).make(p, num_steps)
+  grid = timesteps.Uniform(start, stop).make(p, num_steps)
   with jax.enable_x64(True):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
     end = end_of(p, grid, x)
@@ -72,7 +72,7 @@ def test_it_is_exact_where_the_endpoints_are_known():
   p = process.Process(schedules.Cosine())
   x_0, x_1 = (jnp.asarray(gaussian.normal(s, (4, 5))) for s in (1, 2))
   start = p.mix(x_0, x_1, jnp.ones(4))
-  grid = grids.Uniform(end=0.1).make(p, 3)
+  grid = timesteps.Uniform(end=0.1).make(p, 3)
   denoise = lambda x, t, previous: gaussian.Prediction(x_0)
   end = end_of(p, grid, start, denoise=denoise)
   np.testing.assert_allclose(end, p.mix(x_0, x_1, jnp.full(4, 0.1)), atol=1e-5)
@@ -82,12 +82,12 @@ def test_steps_onto_an_end_are_ddims():
   p = process.Process(schedules.Cosine(), clip_x0=(-1.0, 1.0))
   x = jnp.asarray(gaussian.normal(0, (3, 4)))
   for start, stop in ((0.3, 0.0), (0.7, 1.0)):
-    grid = grids.Uniform(start, stop).make(p, 1)
+    grid = timesteps.Uniform(start, stop).make(p, 1)
     ours, ddim = (
-      end_of(p, grid, x, s) for s in (steppers.Heun(), steppers.DDIM())
+      end_of(p, grid, x, s) for s in (samplers.Heun(), samplers.DDIM())
     )
     np.testing.assert_allclose(ours, ddim, atol=1e-6)
   # With td several rows land on 0.
-  grid = grids.uniform(6, 2)
-  parts = stepping.plan(steppers.Heun(), p, grid)
-  assert [stepping.num_rows(rows) for _, rows in parts] == [3, 3]
+  grid = timesteps.uniform(6, 2)
+  parts = sampler.plan(samplers.Heun(), p, grid)
+  assert [sampler.num_rows(rows) for _, rows in parts] == [3, 3]

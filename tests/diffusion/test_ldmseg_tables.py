@@ -9,12 +9,12 @@ import pytest
 from looping import run
 
 from pix2seqd_jax.diffusion import (
-  grids,
+  loss_weights,
   process,
+  samplers,
   schedules,
-  steppers,
-  times,
-  weights,
+  time_sampling,
+  timesteps,
 )
 
 TABLES = {
@@ -22,12 +22,12 @@ TABLES = {
   'linear': schedules.DDPM(),
 }
 WEIGHTS = {
-  'max_clamp_snr_2': weights.MaxClampSNR(),
-  'max_clamp_snr_5': weights.MaxClampSNR(5),
-  'inverse_log_snr': weights.InverseLogSNR(),
-  'linear': weights.Linear(),
-  'fixed': weights.Fixed(),
-  'none': weights.Uniform(),
+  'max_clamp_snr_2': loss_weights.MaxClampSNR(),
+  'max_clamp_snr_5': loss_weights.MaxClampSNR(5),
+  'inverse_log_snr': loss_weights.InverseLogSNR(),
+  'linear': loss_weights.Linear(),
+  'fixed': loss_weights.Fixed(),
+  'none': loss_weights.Uniform(),
 }
 
 
@@ -55,15 +55,15 @@ def test_weights_of_all_thousand_steps(tables, table):
 def test_the_papers_ramp_is_near_the_releases_weight():
   """Section 3.3: a quarter of the steps, linear; the sheet, 3.4."""
   t = jnp.asarray([1, 125, 250, 251, 1000]) / 1000
-  ramp = weights.Ramp()(TABLES['scaled_linear'], t)
+  ramp = loss_weights.Ramp()(TABLES['scaled_linear'], t)
   np.testing.assert_allclose(ramp, [0.004, 0.5, 1, 1, 1], rtol=1e-6)
-  clamp = weights.MaxClampSNR()(TABLES['scaled_linear'], t)
+  clamp = loss_weights.MaxClampSNR()(TABLES['scaled_linear'], t)
   np.testing.assert_allclose(clamp[2:], [0.97, 0.97, 1], atol=0.02)
 
 
 @pytest.mark.parametrize('num', [1, 2, 5, 7, 10, 20, 25, 30, 50, 100, 250])
 def test_steps_of_sampling(tables, num):
-  grid = grids.Blocks().make(None, num)
+  grid = timesteps.Blocks().make(None, num)
   wanted = tables[f'timesteps/n{num}_tmin0']
   np.testing.assert_allclose(grid.now * 1000 - 1, wanted, atol=1e-9)
   np.testing.assert_array_equal(grid.next[:-1], grid.now[1:])
@@ -88,8 +88,8 @@ def test_sampling_function_with_self_conditioning(shared):
       denoise,
       p=process.Process(schedule, 'x1'),
       x=jnp.asarray(z[f'selfcond12/steps{num}/z_init']),
-      grid=grids.Blocks().make(None, num),
-      stepper=steppers.DDIM(),
+      grid=timesteps.Blocks().make(None, num),
+      stepper=samplers.DDIM(),
       self_condition=True,
     )
     wanted = z[f'selfcond12/steps{num}/final']
@@ -97,17 +97,17 @@ def test_sampling_function_with_self_conditioning(shared):
 
 
 def test_times_are_those_of_steps():
-  found = times.Discrete(high=0.01).sample(gaussian.keys(1)[0], 4000)
+  found = time_sampling.Discrete(high=0.01).sample(gaussian.keys(1)[0], 4000)
   steps, counts = np.unique(np.round(found * 1000) - 1, return_counts=True)
   np.testing.assert_array_equal(steps, np.arange(10))
   assert counts.min() > 300
   with pytest.raises(ValueError, match='none of the 1000 steps'):
-    times.Discrete(0.0101, 0.0109)
+    time_sampling.Discrete(0.0101, 0.0109)
 
 
 def test_each_segment_weighs_the_same():
   ids = np.array([[[0, 3, 3], [3, 5, 0], [9, 9, 9]]])
-  found = np.asarray(weights.area_weight(jnp.asarray(ids), 8))
+  found = np.asarray(loss_weights.area_weight(jnp.asarray(ids), 8))
   np.testing.assert_allclose(found[ids == 3].sum(), 1, rtol=1e-6)
   np.testing.assert_allclose(found[ids == 5], 1)
   assert not found[(ids == 0) | (ids == 9)].any()  # void, and out of range
@@ -116,9 +116,9 @@ def test_each_segment_weighs_the_same():
 @pytest.mark.parametrize(
   ('make', 'message'),
   [
-    (lambda: weights.MaxClampSNR(0), 'limit=0 must be above 0'),
-    (lambda: weights.Ramp(0), r'end=0 must lie in \(0, 1\]'),
-    (lambda: weights.Ramp(2), r'end=2 must lie in \(0, 1\]'),
+    (lambda: loss_weights.MaxClampSNR(0), 'limit=0 must be above 0'),
+    (lambda: loss_weights.Ramp(0), r'end=0 must lie in \(0, 1\]'),
+    (lambda: loss_weights.Ramp(2), r'end=2 must lie in \(0, 1\]'),
   ],
 )
 def test_impossible_weights(make, message):

@@ -8,16 +8,16 @@ import pytest
 from looping import COSINE, run, shrink
 
 from pix2seqd_jax.diffusion import (
-  grids,
   noise,
   process,
+  samplers,
   sampling,
   schedules,
-  steppers,
+  timesteps,
 )
 from pix2seqd_jax.types import Grid
 
-ALL = [make() for make in steppers.STEPPERS.values()]
+ALL = [make() for make in samplers.STEPPERS.values()]
 
 
 def test_the_network_is_traced_once_in_one_scan():
@@ -30,7 +30,7 @@ def test_the_network_is_traced_once_in_one_scan():
   x, keys = jnp.zeros((2, 3)), gaussian.keys(2)
   jaxpr = jax.make_jaxpr(
     lambda x, k: sampling.sample(
-      denoise, COSINE, x, k, grid=grids.uniform(50), stepper=steppers.DDIM()
+      denoise, COSINE, x, k, grid=timesteps.uniform(50), stepper=samplers.DDIM()
     )
   )(x, keys)
   scans = [e for e in jaxpr.jaxpr.eqns if e.primitive.name == 'scan']
@@ -59,9 +59,9 @@ def test_noise_differs_between_steps_and_examples():
     run(
       denoise,
       x=x,
-      stepper=steppers.DDPM(),
+      stepper=samplers.DDPM(),
       returns='state',
-      grid=grids.uniform(n),
+      grid=timesteps.uniform(n),
     )
     for n in (1, 2)
   ]
@@ -78,7 +78,7 @@ def test_self_conditioning_feeds_the_last_estimate():
     )
     return gaussian.Prediction(jnp.full_like(x, 0.1) + 0.5 * previous)
 
-  end = run(denoise, self_condition=True, grid=grids.uniform(4))
+  end = run(denoise, self_condition=True, grid=timesteps.uniform(4))
   jax.effects_barrier()
   levels = [0, 0.1, 0.15, 0.175]
   for ours, level in zip(seen, levels):
@@ -150,7 +150,7 @@ def test_low_precision_sources_are_widened():
 
 def test_a_float64_source_stays_float64():
   with jax.enable_x64(True):
-    end = run(x=jnp.ones((2, 3), jnp.float64), stepper=steppers.DDPM())
+    end = run(x=jnp.ones((2, 3), jnp.float64), stepper=samplers.DDPM())
     assert end.dtype == jnp.float64
 
 
@@ -181,11 +181,13 @@ def test_block_x0_is_the_first_estimate_of_the_last_row():
     wanted = shrink(*map(jnp.asarray, seen[number]), None).value
     np.testing.assert_allclose(found, jnp.clip(wanted, -1, 1), atol=1e-6)
 
-  grid = grids.Uniform(end=0.01).make(None, 6)
-  check(3, grid=grid, stepper=steppers.Singlestep(3, blocks=(3, 3)))
+  grid = timesteps.Uniform(end=0.01).make(None, 6)
+  check(3, grid=grid, stepper=samplers.Singlestep(3, blocks=(3, 3)))
   check(-1, grid=grid)  # one call a row
   # An inner loop: the estimate at the start of the interval.
-  check(0, grid=grids.Uniform(end=0.1).make(None, 1), stepper=steppers.RK45())
+  check(
+    0, grid=timesteps.Uniform(end=0.1).make(None, 1), stepper=samplers.RK45()
+  )
 
 
 def test_denoised_is_the_estimate_at_the_end():
@@ -217,13 +219,13 @@ class TestCallback:
     assert [s[:2] for s in seen] == [(i, 6) for i in range(6)]
     np.testing.assert_allclose(seen[-1][3], states[0], atol=1e-7)
     for i in range(6):  # the state after step i, as a shorter grid gives it
-      short = Grid(*(side[: i + 1] for side in grids.uniform(6)))
+      short = Grid(*(side[: i + 1] for side in timesteps.uniform(6)))
       state = run(grid=short, returns='state')
       np.testing.assert_allclose(seen[i][2], state, atol=1e-5)
 
   def test_steps_are_counted_over_all_parts(self):
     seen = []
-    run(stepper=steppers.Heun(), callback=seen_by(seen))
+    run(stepper=samplers.Heun(), callback=seen_by(seen))
     jax.effects_barrier()
     assert [s[:2] for s in seen] == [(i, 6) for i in range(6)]
 
@@ -241,7 +243,7 @@ class TestCallback:
     assert seen[0][3]['b'].shape == (2, 4)
 
   def test_without_one_the_program_is_a_bare_scan(self):
-    grid, stepper = grids.uniform(6), steppers.DDIM()
+    grid, stepper = timesteps.uniform(6), samplers.DDIM()
 
     def bare(x, keys):
       rows = jax.tree.map(
@@ -291,5 +293,5 @@ def test_errors_come_before_compilation():
     run(
       never,
       p=process.Process(schedules.LinearGamma()),
-      stepper=steppers.Euler(),
+      stepper=samplers.Euler(),
     )

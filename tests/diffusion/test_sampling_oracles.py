@@ -12,11 +12,11 @@ import pytest
 from looping import run
 
 from pix2seqd_jax.diffusion import (
-  grids,
   process,
+  samplers,
   sampling,
   schedules,
-  steppers,
+  timesteps,
 )
 
 
@@ -40,7 +40,7 @@ class TestParity:
       lambda x, t, previous: gaussian.Prediction(0.05 * x),
       p=process.Process(schedule, clip_x0=(-0.1, 0.1)),
       x=jnp.asarray(gaussian.normal(5, (2, 32, 32, 16))),
-      grid=grids.uniform(10, td),
+      grid=timesteps.uniform(10, td),
     )
     assert float(end.std()) == pytest.approx(self.SPREAD[td], rel=0.12)
     return float(np.ravel(end)[0])
@@ -83,7 +83,7 @@ class TestDiffusersParity:
       (-1.0, 1.0) if 'clip1' in flags else None,
       'ucm1' in flags,
     )
-    grid = grids.uniform(len(oracle[f'{name}/t']))
+    grid = timesteps.uniform(len(oracle[f'{name}/t']))
     np.testing.assert_allclose(schedule.step_of(grid.now), oracle[f'{name}/t'])
 
     def denoise(x, t, previous):
@@ -101,7 +101,7 @@ class TestDiffusersParity:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded(steppers.DDIM):
+class Recorded(samplers.DDIM):
   """DDIM with the noise of an oracle, [step, b, ...], from a grid's times."""
 
   draws: np.ndarray | None = None
@@ -147,7 +147,7 @@ class TestDiffusersGrids:
       }
     draws = [oracle[f'eta_variance_noise/{i:02d}'] for i in range(20)]
     p = self.process(config)
-    maker = grids.GRIDS[config.get('timestep_spacing', 'leading')](
+    maker = timesteps.GRIDS[config.get('timestep_spacing', 'leading')](
       steps_offset=config.get('steps_offset', 0),
       set_alpha_to_one=config['set_alpha_to_one'],
     )

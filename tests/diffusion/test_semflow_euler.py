@@ -10,11 +10,11 @@ import parity
 import pytest
 
 from pix2seqd_jax.diffusion import (
-  grids,
   guidance,
+  samplers,
   sampling,
   schedules,
-  steppers,
+  timesteps,
 )
 from pix2seqd_jax.diffusion.process import Process
 from pix2seqd_jax.types import Prediction
@@ -31,22 +31,22 @@ def original(shared):
     return dict(arrays)
 
 
-def grid_of(way, steps, maker=grids.SemFlow()):
+def grid_of(way, steps, maker=timesteps.SemFlow()):
   grid = maker.make(STRAIGHT, steps)
-  return grid if way == 'forward' else grids.reverse(grid)
+  return grid if way == 'forward' else timesteps.reverse(grid)
 
 
 @pytest.mark.parametrize('steps', COUNTS)
 @pytest.mark.parametrize('way', ['forward', 'reverse'])
 def test_times_are_the_originals(original, way, steps):
   grid = grid_of(way, steps)
-  grids.check(grid)
+  timesteps.check(grid)
   told = 1000 * (1 - grid.now)
   wanted = original[f'steps{steps}/{way}/unet_t']
   np.testing.assert_allclose(told, wanted, atol=1e-9)
   np.testing.assert_allclose(np.sum(grid.next - grid.now) ** 2, 1)
   if steps in EVEN:
-    even = grid_of(way, steps, grids.Uniform())
+    even = grid_of(way, steps, timesteps.Uniform())
     np.testing.assert_allclose(np.stack(grid), np.stack(even), atol=1e-15)
 
 
@@ -77,7 +77,7 @@ def test_trajectories_are_the_originals(original, way):
       guidance.guide(field(z), context, None, 1.0),
       *(STRAIGHT, start, KEYS),
       grid=grid_of(way, steps),
-      stepper=steppers.Euler(),
+      stepper=samplers.Euler(),
       returns='state',
       callback=note if kept else None,
     )
@@ -97,26 +97,26 @@ def test_trajectories_are_the_originals(original, way):
 
 
 def test_a_grid_that_is_no_chain_is_mirrored():
-  grid = grids.SemFlow().make(STRAIGHT, 30)
+  grid = timesteps.SemFlow().make(STRAIGHT, 30)
   assert len(grid.now) == 31 and grid.next[-1] < 0
-  back = grids.reverse(grid)
+  back = timesteps.reverse(grid)
   np.testing.assert_allclose(back.now, 1 - grid.now)
-  chain = grids.Quadratic().make(STRAIGHT, 5)
-  back = grids.reverse(chain)
+  chain = timesteps.Quadratic().make(STRAIGHT, 5)
+  back = timesteps.reverse(chain)
   np.testing.assert_array_equal(back.now[1:], chain.now[:0:-1])
   assert (back.now[0], back.next[-1]) == (0, 1)
-  for ours, again in zip(chain, grids.reverse(back), strict=True):
+  for ours, again in zip(chain, timesteps.reverse(back), strict=True):
     np.testing.assert_array_equal(ours, again)
 
 
 @pytest.mark.parametrize('steps, td', [(1001, 0), (5, 1.0), (0, 0)])
 def test_impossible_steps_are_named(steps, td):
   with pytest.raises(ValueError, match='steps'):
-    grids.SemFlow().make(STRAIGHT, steps, td)
+    timesteps.SemFlow().make(STRAIGHT, steps, td)
 
 
 def test_only_the_last_step_may_land_beyond():
-  grid = grids.SemFlow().make(STRAIGHT, 7)
+  grid = timesteps.SemFlow().make(STRAIGHT, 7)
   early = grid._replace(next=grid.next - 0.2)
   with pytest.raises(ValueError, match='must lie in'):
-    grids.check(early)
+    timesteps.check(early)

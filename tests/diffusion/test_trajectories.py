@@ -11,11 +11,11 @@ import parity
 import pytest
 
 from pix2seqd_jax.diffusion import (
-  grids,
   process,
+  samplers,
   sampling,
   schedules,
-  steppers,
+  timesteps,
 )
 from pix2seqd_jax.encoding import bits
 from pix2seqd_jax.types import Prediction
@@ -41,7 +41,7 @@ DDPM_FINAL = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded(steppers.DDPM):
+class Recorded(samplers.DDPM):
   """DDPM with the noise of an oracle, [step, b, h, w, c]."""
 
   draws: np.ndarray | None = None
@@ -66,7 +66,7 @@ class Original(Recorded):
     mean = jax.pure_callback(
       self.mean, carry.x, carry.x, ends.x_0, self.number(row)
     )
-    return steppers.Carry(self.perturb(mean, row, keys), ends.x_0)
+    return samplers.Carry(self.perturb(mean, row, keys), ends.x_0)
 
   def mean(self, x, x_0, number):
     """float32 in, float32 out."""
@@ -143,14 +143,14 @@ def choose(name, z, original):
   schedule = parity.ReferenceSchedule(
     schedules.Sigmoid(-3, 3, 0.9) if 'sigmoid' in name else schedules.Cosine()
   )
-  grid = grids.uniform(
+  grid = timesteps.uniform(
     int(z['steps']), float(re.search(r'td([\d.]+)', name)[1])
   )
   np.testing.assert_allclose(
     schedule.gamma(grid.next), z['gamma_prev'], atol=1e-6
   )
   if 'ddpm' not in name:
-    return schedule, grid, steppers.DDIM()
+    return schedule, grid, samplers.DDIM()
   draws = np.stack([z['step_noise'], z['step_noise_b1']], 1)
   variance = 'small' if 'small' in name else 'large'
   if original:

@@ -9,7 +9,7 @@ import numpy as np
 import oracles
 import pytest
 
-from pix2seqd_jax.diffusion import grids, steppers
+from pix2seqd_jax.diffusion import samplers, timesteps
 from pix2seqd_jax.encoding.cells import CELLS, cells_of
 from pix2seqd_jax.models.ldmseg import LDMSeg
 
@@ -90,8 +90,8 @@ def draw(params):
         params,
         batch,
         keys,
-        grid=grids.Blocks().make(model.process, 4),
-        stepper=steppers.DDIM(),
+        grid=timesteps.Blocks().make(model.process, 4),
+        stepper=samplers.DDIM(),
         **options,
       )
     )(params, batch)

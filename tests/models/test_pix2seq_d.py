@@ -10,7 +10,7 @@ import parity
 import pytest
 from flax import traverse_util
 
-from pix2seqd_jax.diffusion import grids, noise, steppers
+from pix2seqd_jax.diffusion import noise, samplers, timesteps
 from pix2seqd_jax.models.pix2seq_d import CONDITIONALS, LOSSES, Pix2SeqD
 from pix2seqd_jax.pretrained import pix2seq_tf
 from pix2seqd_jax.types import inputs_only
@@ -156,7 +156,11 @@ def keys_of(seed, size):
 def sampled(model, params, batch, keys, steps=3):
   return jax.jit(
     lambda p, b, k: model.sample(
-      p, b, k, grid=grids.uniform(steps), stepper=steppers.STEPPERS['ddim']()
+      p,
+      b,
+      k,
+      grid=timesteps.uniform(steps),
+      stepper=samplers.STEPPERS['ddim'](),
     )
   )(params, inputs_only(batch), keys)
 
@@ -190,8 +194,8 @@ def test_every_loss_and_condition_traces(conditional, loss_kind):
         params,
         inputs_only(batch),
         keys_of(0, 3),
-        grid=grids.uniform(2),
-        stepper=steppers.STEPPERS['ddim'](),
+        grid=timesteps.uniform(2),
+        stepper=samplers.STEPPERS['ddim'](),
       ),
       params,
     )
@@ -250,8 +254,8 @@ def test_several_samples_of_a_picture_lie_side_by_side(tiny):
       p,
       b,
       k,
-      grid=grids.uniform(2),
-      stepper=steppers.STEPPERS['ddim'](),
+      grid=timesteps.uniform(2),
+      stepper=samplers.STEPPERS['ddim'](),
       num_samples=3,
     )
   )(params, inputs_only(batch), keys)
@@ -300,8 +304,8 @@ def test_bfloat16_keeps_parameters_loss_and_bits_in_float32():
       params,
       inputs_only(batch),
       keys_of(0, 3),
-      grid=grids.uniform(2),
-      stepper=steppers.STEPPERS['ddim'](),
+      grid=timesteps.uniform(2),
+      stepper=samplers.STEPPERS['ddim'](),
     )
     return params, loss, x_0
 

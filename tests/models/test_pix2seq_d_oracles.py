@@ -12,8 +12,8 @@ import parity
 import pytest
 
 from pix2seqd_jax.architectures import layers
-from pix2seqd_jax.data import transforms
-from pix2seqd_jax.diffusion import weights
+from pix2seqd_jax.data.transforms import transforms
+from pix2seqd_jax.diffusion import loss_weights
 from pix2seqd_jax.models.pix2seq_d import PAD_VALUE, Pix2SeqD
 from pix2seqd_jax.tasks.panoptic import PanopticTask
 from pix2seqd_jax.types import Category, Prediction
@@ -135,7 +135,9 @@ def test_losses(root, kind):
 def test_weights_of_the_loss(root, p):
   """Their cross-entropies under our weights are their losses."""
   z = oracles.load_npz(root / 'A/io_loss.npz')
-  weight = weights.instance_weight(jnp.asarray(z['label_map'][..., 1]), 101, p)
+  weight = loss_weights.instance_weight(
+    jnp.asarray(z['label_map'][..., 1]), 101, p
+  )
   loss = np.mean(np.asarray(weight, np.float64)[..., None] * z['xent'])
   key = f'loss_train_p{p}'
   name = 'pix2seq/A/io_loss.npz (our weights, their xent)'

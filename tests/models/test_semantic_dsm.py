@@ -6,7 +6,7 @@ import known_flow
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import grids, steppers
+from pix2seqd_jax.diffusion import samplers, timesteps
 from pix2seqd_jax.models.semantic_dsm import SemanticDSM
 from pix2seqd_jax.types import inputs_only
 
@@ -41,8 +41,8 @@ def test_knowing_the_noise_it_finds_the_mask(stepper):
     PARAMS,
     inputs_only(BATCH),
     KEYS,
-    grid=grids.Trailing(set_alpha_to_one=True).make(MODEL.process, 4),
-    stepper=steppers.STEPPERS[stepper](),
+    grid=timesteps.Trailing(set_alpha_to_one=True).make(MODEL.process, 4),
+    stepper=samplers.STEPPERS[stepper](),
   )
   wanted = MODEL.target(PARAMS, BATCH, KEYS[0])[0]
   np.testing.assert_allclose(found, wanted, atol=1e-3)
@@ -68,8 +68,8 @@ def test_it_draws_no_pictures():
       PARAMS,
       given,
       KEYS,
-      grid=grids.uniform(2),
-      stepper=steppers.DDIM(),
+      grid=timesteps.uniform(2),
+      stepper=samplers.DDIM(),
     )
 
 

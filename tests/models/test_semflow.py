@@ -8,7 +8,7 @@ import known_flow
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import grids, steppers
+from pix2seqd_jax.diffusion import samplers, timesteps
 from pix2seqd_jax.models import reflow
 from pix2seqd_jax.models.semflow import SemFlow
 from pix2seqd_jax.types import inputs_only
@@ -24,8 +24,8 @@ def sample(model, batch, steps=4, stepper='euler', keys=KEYS, **kwargs):
     PARAMS,
     batch,
     keys,
-    grid=grids.uniform(steps),
-    stepper=steppers.STEPPERS[stepper](),
+    grid=timesteps.uniform(steps),
+    stepper=samplers.STEPPERS[stepper](),
     **kwargs,
   )
 
@@ -261,11 +261,11 @@ def test_a_teacher_of_another_meaning_is_refused():
 
 
 def test_noise_in_place_of_the_picture_is_refused():
-  for stepper in (steppers.DDPM(), steppers.DDIM(eta=0.5)):
+  for stepper in (samplers.DDPM(), samplers.DDIM(eta=0.5)):
     with pytest.raises(ValueError, match='do not begin in noise'):
       TOY.sample(
         *(PARAMS, inputs_only(BATCH), KEYS),
-        grid=grids.uniform(4),
+        grid=timesteps.uniform(4),
         stepper=stepper,
       )
   euler = sample(TOY, inputs_only(BATCH))

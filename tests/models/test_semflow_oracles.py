@@ -12,10 +12,10 @@ import parity
 import pytest
 from flax import traverse_util
 
-from pix2seqd_jax.diffusion import grids, steppers
+from pix2seqd_jax.diffusion import samplers, timesteps
 from pix2seqd_jax.encoding import anchors
 from pix2seqd_jax.models.semflow import SemFlow
-from pix2seqd_jax.pretrained import part, plan, sd_unet, sd_vae, torch_files
+from pix2seqd_jax.pretrained import mapping, part, sd_unet, sd_vae, torch_files
 from pix2seqd_jax.train import optimizer
 from pix2seqd_jax.types import Encoded
 
@@ -189,7 +189,9 @@ def _check_step(check, z, kind, rows, net, gradients):
       (f'after/{name}', after, 1e-6),
     ):
       wanted = z[f'{kind}/{key}'].shape
-      check(key, plan.to_theirs(np.asarray(value), row.layout, wanted), bound)
+      check(
+        key, mapping.to_theirs(np.asarray(value), row.layout, wanted), bound
+      )
 
 
 def _check(z, kind, key, ours, bound=BOUND):
@@ -211,8 +213,8 @@ def test_both_ways(original):
           params,
           batch | told,
           keys,
-          grid=grids.SemFlow().make(model.process, steps),
-          stepper=steppers.Euler(),
+          grid=timesteps.SemFlow().make(model.process, steps),
+          stepper=samplers.Euler(),
         )
       wanted = nhwc(z[f'sample_{way}/steps{steps}_final'])
       parity.check(ORACLE, f'{way} {steps}', found[way], wanted, BOUND)

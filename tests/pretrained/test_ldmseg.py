@@ -10,13 +10,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs import ldmseg_coco
-from pix2seqd_jax import workdir
 from pix2seqd_jax.architectures.mask_autoencoder import MaskAutoencoder
 from pix2seqd_jax.architectures.sd_unet import SDUNet
 from pix2seqd_jax.architectures.sd_vae import SDVAE
-from pix2seqd_jax.pretrained import __main__ as command
+from pix2seqd_jax.cli import weights_import as command
+from pix2seqd_jax.experiment import workdir
 from pix2seqd_jax.pretrained import ldmseg, part, sources
-from pix2seqd_jax.train import weights
+from pix2seqd_jax.train.checkpoints import weights
 
 # No config lies in the file: 8 heads and groups of 32 channels are the rule.
 TINY = {

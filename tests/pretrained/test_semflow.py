@@ -12,10 +12,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from configs import semflow_shapes
-from pix2seqd_jax import build, workdir
-from pix2seqd_jax.pretrained import __main__ as command
-from pix2seqd_jax.pretrained import export, part, sd_unet, sources, whole
-from pix2seqd_jax.train import sharding, weights
+from pix2seqd_jax.cli import weights_export, weights_whole
+from pix2seqd_jax.cli import weights_import as command
+from pix2seqd_jax.experiment import build, workdir
+from pix2seqd_jax.pretrained import part, sd_unet, sources
+from pix2seqd_jax.train import sharding
+from pix2seqd_jax.train.checkpoints import weights
 
 TOKENS = 3
 PART = sd_unet.PART._replace(shapes=functools.cache(sd_unet.PART.shapes))
@@ -84,7 +86,7 @@ def test_the_unet_the_recipe_s_start_and_back(made, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, found['frozen'], params['frozen'])
   assert workdir.load(out).model.prompt_tokens == TOKENS
   back = tmp_path / 'back'
-  export.export('semflow', out, back, part='unet')
+  weights_export.export('semflow', out, back, part='unet')
   theirs = (folder / 'checkpoint' / 'model.safetensors').read_bytes()
   ours = (back / 'diffusion_pytorch_model.safetensors').read_bytes()
   assert sorted(parsed(theirs)) == sorted(parsed(ours))
@@ -132,4 +134,4 @@ def test_wrappers_of_training_are_taken_off(made):
 
 def test_a_recipe_goes_with_a_model_of_ours():
   with pytest.raises(ValueError, match='that are a model of ours'):
-    whole.rest(None, sources.named('clip'), {})
+    weights_whole.rest(None, sources.named('clip'), {})

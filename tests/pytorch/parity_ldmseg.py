@@ -5,7 +5,7 @@ import pytest
 import test_ldmseg as tiny
 import torch
 
-from pix2seqd_jax.pretrained import __main__ as command
+from pix2seqd_jax.cli import weights_import as command
 from pix2seqd_jax.pretrained import sources
 
 

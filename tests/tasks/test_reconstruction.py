@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pix2seqd_jax import types
-from pix2seqd_jax.data import resize
+from pix2seqd_jax.data.transforms import resize
 from pix2seqd_jax.tasks.reconstruction import ReconstructionTask
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import toy_semflow
 
-from pix2seqd_jax import commands, registry, types
+from pix2seqd_jax import registry, types
+from pix2seqd_jax.cli import commands
 from pix2seqd_jax.tasks.synthesis import SynthesisTask
 from pix2seqd_jax.train import evaluate
 

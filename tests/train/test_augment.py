@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2seqd_jax.data import color, pipeline, shapes
+from pix2seqd_jax.data import pipeline
+from pix2seqd_jax.data.readers import shapes
+from pix2seqd_jax.data.transforms import color
 from pix2seqd_jax.train import augment
 
 NAMES = ('brightness', 'contrast', 'saturation', 'hue')

@@ -15,7 +15,6 @@ from toy import Toy, batches_from, make_batch
 
 from pix2seqd_jax.train import (
   bad_batch,
-  checkpoint,
   ledger,
   log,
   loop,
@@ -24,6 +23,7 @@ from pix2seqd_jax.train import (
   state,
   step,
 )
+from pix2seqd_jax.train.checkpoints import checkpoint
 
 RULES = (('one/kernel$', (None, 'fsdp')),)
 
