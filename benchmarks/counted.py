@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pix2seqd_jax.diffusion import dormand_prince, sampler
+from pix2seqd_jax.diffusion import dormand_prince, sampler as sampler_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def calls(
       count, the rest being fillers; None: all.
   """
   if not isinstance(stepper, Counted):
-    return float(sampler.evaluations(stepper, process, grid))
+    return float(sampler_lib.evaluations(stepper, process, grid))
   found = _of_examples(stepper, back, real)
   return float(found[0].mean()) * len(grid.now) if found.size else 0.0
 

@@ -30,7 +30,8 @@ from PIL import Image
 from pix2seqd_jax.data import validate
 from pix2seqd_jax.data.formats import faults
 from pix2seqd_jax.data.readers import coco_panoptic
-from pix2seqd_jax.experiment import build, schema, validate
+from pix2seqd_jax.experiment import build, schema
+from pix2seqd_jax.experiment import validate as validate_config
 
 RECIPES = (
   ('pix2seq_d_shapes', 'smoke'),

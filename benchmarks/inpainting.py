@@ -28,7 +28,7 @@ from scipy import ndimage
 from benchmarks import common
 from pix2seqd_jax import types
 from pix2seqd_jax.data.formats import files
-from pix2seqd_jax.diffusion import inpainting
+from pix2seqd_jax.diffusion import inpainting as inpainting_lib
 from pix2seqd_jax.experiment import build, schema
 from pix2seqd_jax.experiment import workdir as workdirs
 from pix2seqd_jax.tasks import inpainting as completion_task
@@ -251,7 +251,7 @@ def main(argv=None) -> int:
     '--variants',
     nargs='+',
     default=('x0', 'repaint'),
-    choices=inpainting.VARIANTS,
+    choices=inpainting_lib.VARIANTS,
   )
   args = parser.parse_args(argv)
   experiment = workdirs.load(args.workdir)

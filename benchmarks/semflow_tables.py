@@ -18,7 +18,7 @@ from benchmarks import common, semflow_runs
 from benchmarks.semflow_runs import EULER, Run
 from pix2seqd_jax.cli import show_flow
 from pix2seqd_jax.diffusion import straightness
-from pix2seqd_jax.inference import pipeline, synthesis
+from pix2seqd_jax.inference import pipeline, synthesis as synthesis_lib
 
 STEPS = (1, 2, 5, 10, 25, 50, 100, 200)
 # The paper's mIoU of COCO-Stuff by steps (table 2), in percent.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from smoke import smoke_config
 
-from pix2seqd_jax.diffusion import inpainting, noise, process, schedules
+from pix2seqd_jax.diffusion import inpainting as inpainting_lib, noise, process, schedules
 from pix2seqd_jax.encoding import mask_logits
 from pix2seqd_jax.experiment import build
 from pix2seqd_jax.models import mask_autoencoder
@@ -65,7 +65,7 @@ class Toy(model_lib.DiffusionModel):
     if given is None:
       return None
     x_0 = jax.nn.one_hot(given['instance'], NUM)
-    return inpainting.Known(x_0, given['known'][..., None])
+    return inpainting_lib.Known(x_0, given['known'][..., None])
 
   def decode(self, params, x_0, batch):
     return {'logits': x_0}

@@ -13,7 +13,7 @@ from pix2seqd_jax.encoding import anchors, panoptic_ids
 from pix2seqd_jax.experiment import build
 from pix2seqd_jax.models import model as model_lib
 from pix2seqd_jax.models import semflow
-from pix2seqd_jax.models.image_autoencoder import pictures
+from pix2seqd_jax.models.image_autoencoder import signed_images
 from pix2seqd_jax.registry import MODELS
 from pix2seqd_jax.types import Encoded, Prediction, Segmentation
 
@@ -51,7 +51,7 @@ class ToyFlow(model_lib.DiffusionModel):
   def encode(self, params, batch, rng, *, train=False):
     if 'semantic' in batch.get('given', {}):
       return Encoded({})
-    return Encoded({'latent': pictures(batch)})
+    return Encoded({'latent': signed_images(batch)})
 
   def source(self, params, batch, encoded, keys, *, train=False):
     return encoded.condition['latent']

@@ -131,7 +131,7 @@ def _encoder(network, params) -> Callable[[Batch], Any]:
 
   @jax.jit
   def encode(params, batch):
-    images = image_autoencoder.pictures(batch)
+    images = image_autoencoder.signed_images(batch)
     return network.apply({'params': params}, images, method='encode').mean
 
   return functools.partial(encode, params)

@@ -26,7 +26,7 @@ from pix2seqd_jax.data.formats import files, label_maps
 from pix2seqd_jax.diffusion import straightness
 from pix2seqd_jax.experiment import build
 from pix2seqd_jax.inference import pipeline, results, synthesis
-from pix2seqd_jax.visualize import overlays, video
+from pix2seqd_jax.visualize import overlays, video as video_lib
 
 DIRECTIONS = ('segment', 'synthesize')
 
@@ -112,7 +112,7 @@ class Follower:
     begin = x_0 + first * (x - x_0) / times[1] if first else x_0
     return Path(np.concatenate([begin[None], states]), times, batch, meta)
 
-  def pictures(
+  def signed_images(
     self, path: Path, steps: Sequence[int] | None = None
   ) -> list[np.ndarray]:
     """States as pictures, uint8 [h, w, 3]: masks in the colours of anchors.
@@ -155,7 +155,7 @@ def film(
     overlays.grid([given, _captioned(picture, f't = {t:.2f}')], 2)
     for picture, t in zip(pictures, path.times, strict=True)
   ]
-  return video.write(file, frames, fps=fps)
+  return video_lib.write(file, frames, fps=fps)
 
 
 def perturbations(
@@ -314,12 +314,12 @@ def write(
 
 
 def _check(film_format, frames):
-  if film_format not in video.FORMATS:
+  if film_format not in video_lib.FORMATS:
     raise ValueError(
       f'--film={film_format!r} must be one of {", ".join(films.FORMATS)}.'
     )
   if film_format == 'mp4':
-    video.ffmpeg()
+    video_lib.ffmpeg()
   if frames < 2:
     raise ValueError(f'--frames={frames} must be at least 2.')
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pix2seqd_jax.diffusion import sampler
+from pix2seqd_jax.diffusion import sampler as sampler_lib
 from pix2seqd_jax.diffusion.process import (
   MIN_DETERMINANT,
   Endpoints,
@@ -165,8 +165,8 @@ def landings(stepper: Any, process: Process, grid: Grid) -> np.ndarray:
   Raises:
     ValueError: a stepper whose rows do not say it.
   """
-  parts = sampler.plan(stepper, process, grid)
-  if sum(sampler.num_rows(rows) for _, rows in parts) == len(grid.now):
+  parts = sampler_lib.plan(stepper, process, grid)
+  if sum(sampler_lib.num_rows(rows) for _, rows in parts) == len(grid.now):
     return np.asarray(grid.next, np.float64)
   if not all(hasattr(rows, 'nodes') for _, rows in parts):
     raise ValueError(
@@ -217,7 +217,7 @@ class Held:
       return parts
     found, done = [], 0
     for part, rows in parts:
-      end = done + sampler.num_rows(rows)
+      end = done + sampler_lib.num_rows(rows)
       lands = Moment(*(column[done:end] for column in self.moments))
       found.append((_Renewed(part, self), (rows, lands)))
       done = end
@@ -249,7 +249,7 @@ def hold(
   if completion == 'repaint':
     moments = process.moment(landings(stepper, process, grid))
   elif completion == 'x0':
-    times = sampler.times(stepper, process, grid)
+    times = sampler_lib.times(stepper, process, grid)
     bad = ~(process.moment(times).sigma > MIN_DETERMINANT)
     if bad.any():
       raise ValueError(

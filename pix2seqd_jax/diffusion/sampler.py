@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pix2seqd_jax.diffusion import timesteps
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.diffusion.process import Process
 from pix2seqd_jax.types import Grid
 
@@ -66,7 +66,7 @@ def times(stepper: Any, process: Process, grid: Grid) -> np.ndarray:
 
 def check(stepper: Any, process: Process, grid: Grid) -> None:
   """Raises ValueError for a stepper that cannot cross a grid on a process."""
-  timesteps.check(grid)
+  timesteps_lib.check(grid)
   process.check(times(stepper, process, grid))
   plan(stepper, process, grid)
 

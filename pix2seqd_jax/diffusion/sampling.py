@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from pix2seqd_jax.diffusion import inpainting as completion_lib
-from pix2seqd_jax.diffusion import noise, sampler
+from pix2seqd_jax.diffusion import noise, sampler as sampler_lib
 from pix2seqd_jax.diffusion.process import (
   AnyState,
   Moment,
@@ -118,7 +118,7 @@ def _check(process, x, grid, stepper, returns) -> list[str]:
   for setting in wanted:
     if setting not in RETURNS:
       raise ValueError(f'returns={setting!r} must be one of {RETURNS}.')
-  sampler.check(stepper, process, grid)
+  sampler_lib.check(stepper, process, grid)
   if 'denoised' in wanted:
     process.check(np.asarray(grid.next)[-1])
   return wanted
@@ -138,7 +138,7 @@ def _predictor(denoise, process, keys, self_condition, dtype, held):
 
 
 def _plan(stepper, process, grid, held):
-  parts = sampler.plan(stepper, process, grid)
+  parts = sampler_lib.plan(stepper, process, grid)
   return parts if held is None else held.parts(parts)
 
 
@@ -151,7 +151,7 @@ def _picked(found, wanted, held):
 
 def _scan(predict, parts, carry, keys, block_x0, callback):
   """-> (carry, first estimate of the last row; None where none was given)."""
-  done, total = 0, sum(sampler.num_rows(rows) for _, rows in parts)
+  done, total = 0, sum(sampler_lib.num_rows(rows) for _, rows in parts)
 
   def report(step, x, x_0):
     callback(int(step), total, x, x_0)
@@ -174,7 +174,7 @@ def _scan(predict, parts, carry, keys, block_x0, callback):
         jax.debug.callback(report, step, carry.x, carry.x_0, ordered=True)
       return (carry, None if state[1] is None else first[0]), None
 
-    num_steps = sampler.num_rows(rows)
+    num_steps = sampler_lib.num_rows(rows)
     steps = jnp.arange(done, done + num_steps)
     (carry, block_x0), _ = jax.lax.scan(body, (carry, block_x0), (steps, rows))
     done += num_steps

@@ -14,13 +14,7 @@ import numpy as np
 from pix2seqd_jax import data as data_room
 from pix2seqd_jax import models as models_room
 from pix2seqd_jax import tasks as tasks_room
-from pix2seqd_jax.diffusion import (
-  guidance,
-  sampler,
-  samplers,
-  sampling,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (guidance, sampler as sampler_lib, samplers, sampling, timesteps as timesteps_lib)
 from pix2seqd_jax.experiment import data, ranges, schema
 from pix2seqd_jax.metrics import panoptic_quality
 from pix2seqd_jax.pretrained import perceptual
@@ -198,15 +192,15 @@ class Experiment(data.DataParts):
     if not hasattr(self.model, 'process'):
       return Grid(np.ones(1), np.zeros(1))
     config = self.config['sample']
-    maker = self._sampling_part('grid', timesteps.GRIDS)
+    maker = self._sampling_part('grid', timesteps_lib.GRIDS)
     grid = maker.make(
       self.model.process,
       config['steps'] if steps is None else steps,
       config['td'] if td is None else td,
     )
-    sampler.check(self.stepper, self.model.process, grid)
+    sampler_lib.check(self.stepper, self.model.process, grid)
     is_noise = getattr(self.model, 'source_is_noise', True)
-    sampler.check_source(self.stepper, is_noise)
+    sampler_lib.check_source(self.stepper, is_noise)
     return grid
 
   @property

@@ -16,6 +16,6 @@ __all__ = [
   'lpips',
   'mean_iou',
   'panoptic_quality',
-  'picture_error',
+  'image_error',
   'wire',
 ]

@@ -29,7 +29,7 @@ _SET_BY_MODEL = ('in_channels', 'out_channels', 'dtype', 'parent', 'name')
 _OF_MASKS = ('share', 'anchors', 'perturbation')
 
 
-def pictures(batch: Mapping[str, Any]) -> jax.Array:
+def signed_images(batch: Mapping[str, Any]) -> jax.Array:
   """What an image autoencoder sees, float32 [b, h, w, 3] in [-1, 1].
 
   Padding is 0, the middle of the range: it is painted after the change of
@@ -193,7 +193,7 @@ class ImageAutoencoder:
     painted = anchors.signed(colors[:count]) + moves
     kept = {k: batch[k][count:] for k in ('image', 'valid')}
     return batch | {
-      'image': jnp.concatenate([(painted + 1) / 2, (pictures(kept) + 1) / 2]),
+      'image': jnp.concatenate([(painted + 1) / 2, (signed_images(kept) + 1) / 2]),
       'valid': jnp.concatenate(
         [jnp.ones(shape[:-1], bool), jnp.asarray(kept['valid'])]
       ),
@@ -205,7 +205,7 @@ class ImageAutoencoder:
     Errors are means over what is no padding, of each picture by itself.
     """
     variables = {'params': params['net']['autoencoder']}
-    images, valid = pictures(batch), batch['valid'][..., None]
+    images, valid = signed_images(batch), batch['valid'][..., None]
     posterior = self.encode(variables, images)
     made = self.net.apply(
       variables, posterior.sample(noise=noise), method='decode'
@@ -236,7 +236,7 @@ class ImageAutoencoder:
     """The mean latents of the pictures, unscaled; nothing is random in it."""
     del keys, grid, stepper, options
     variables = {'params': params['net']['autoencoder']}
-    mean = self.encode(variables, pictures(batch)).mean
+    mean = self.encode(variables, signed_images(batch)).mean
     return jnp.repeat(mean, num_samples, axis=0)
 
   def decode(self, params, x_0, batch):

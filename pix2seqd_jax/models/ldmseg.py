@@ -18,18 +18,12 @@ import jax.numpy as jnp
 
 from pix2seqd_jax import checking
 from pix2seqd_jax.architectures import sd_unet, sd_vae
-from pix2seqd_jax.diffusion import (
-  inpainting,
-  loss_weights,
-  noise,
-  schedules,
-  time_sampling,
-)
+from pix2seqd_jax.diffusion import (inpainting as inpainting_lib, loss_weights, noise, schedules, time_sampling)
 from pix2seqd_jax.diffusion import process as process_lib
 from pix2seqd_jax.encoding import cells
 from pix2seqd_jax.models import descriptors
 from pix2seqd_jax.models import model as model_lib
-from pix2seqd_jax.models.image_autoencoder import pictures
+from pix2seqd_jax.models.image_autoencoder import signed_images
 from pix2seqd_jax.models.mask_autoencoder import MaskAutoencoder
 from pix2seqd_jax.models.mask_classifier import MaskClassifier
 from pix2seqd_jax.registry import MODELS, did_you_mean
@@ -311,7 +305,7 @@ class LDMSeg(model_lib.DiffusionModel):
     )  # cached; see pix2seqd_jax.cli.cache_latents
     if latent is None:
       variables = {'params': params['frozen']['image']}
-      images = pictures(batch)
+      images = signed_images(batch)
       latent = self.image_net.apply(variables, images, method='encode').mean
     condition = {'map': latent * self.image_scale}
     context = self.describer.describe(params, batch)
@@ -377,7 +371,7 @@ class LDMSeg(model_lib.DiffusionModel):
       ids = cells.fill(ids, told)
     x_0 = self._latents(params, ids)
     f = self.masks.net.factor
-    return inpainting.Known(
+    return inpainting_lib.Known(
       x_0, cells.cells_of(told, f, self.given_cells)[..., None]
     )
 

@@ -158,7 +158,7 @@ class MaskClassifier:
     posterior, hidden = _hidden(
       self.image_net,
       {'params': frozen['image']},
-      image_autoencoder.pictures(batch),
+      image_autoencoder.signed_images(batch),
       'encode',
       ('encoder', 'conv_norm_out'),
     )

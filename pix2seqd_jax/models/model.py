@@ -12,13 +12,7 @@ import jax.numpy as jnp
 
 from pix2seqd_jax.diffusion import guidance as guidance_lib
 from pix2seqd_jax.diffusion import inpainting as completion_lib
-from pix2seqd_jax.diffusion import (
-  noise,
-  sampler,
-  sampling,
-  time_sampling,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (noise, sampler as sampler_lib, sampling, time_sampling, timesteps as timesteps_lib)
 from pix2seqd_jax.diffusion import process as process_lib
 from pix2seqd_jax.types import (
   Aux,
@@ -228,7 +222,7 @@ class DiffusionModel(abc.ABC):
       ValueError: as sampling.sample, guidance of a model without a null, or a
         stepper that draws noise where x_1 is none.
     """
-    sampler.check_source(stepper, self.source_is_noise)
+    sampler_lib.check_source(stepper, self.source_is_noise)
     encoded = self.encode(params, batch, None, train=False)
     known = self.known(params, batch)
     if num_samples > 1:
@@ -236,7 +230,7 @@ class DiffusionModel(abc.ABC):
     k_source, k_steps = (noise.fold_step(keys, i) for i in range(2))
     x, x_1 = self.start(params, batch, k_source), None
     if x is not None:
-      grid, returns = timesteps.reverse(grid), 'state'
+      grid, returns = timesteps_lib.reverse(grid), 'state'
     else:
       x = x_1 = self.source(params, batch, encoded, k_source)
     if strength != 1:

@@ -12,7 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from pix2seqd_jax.diffusion import samplers, sampling, timesteps
+from pix2seqd_jax.diffusion import samplers, sampling, timesteps as timesteps_lib
 from pix2seqd_jax.models import semflow
 from pix2seqd_jax.registry import MODELS, did_you_mean
 from pix2seqd_jax.types import Aux, Encoded
@@ -92,14 +92,14 @@ class SemFlowReflow(semflow.SemFlow):
       there, back = (
         jax.tree.map(lambda x, i=i: x[i::2], batch) for i in range(2)
       )
-    grid, found = timesteps.uniform(self.teacher_steps), []
+    grid, found = timesteps_lib.uniform(self.teacher_steps), []
     if self.direction != 'synthesize':
       encoded = self.encode(params, there, k_picture, train=True)
       x_1 = self.source(params, there, encoded, None, train=True)
       found.append((self.follow(params, x_1, grid), x_1, jnp.ones(len(x_1))))
     if self.direction != 'segment':
       x_0, _ = self.target(params, back, k_mask)
-      x_1 = self.follow(params, x_0, timesteps.reverse(grid))
+      x_1 = self.follow(params, x_0, timesteps_lib.reverse(grid))
       found.append((x_0, x_1, jnp.zeros(len(x_0))))
     return tuple(jnp.concatenate(parts) for parts in zip(*found, strict=True))
 

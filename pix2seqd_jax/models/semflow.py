@@ -26,7 +26,7 @@ from pix2seqd_jax.encoding import anchors as anchors_lib
 from pix2seqd_jax.encoding import mask_logits, panoptic_ids
 from pix2seqd_jax.models import model as model_lib
 from pix2seqd_jax.models import origins
-from pix2seqd_jax.models.image_autoencoder import pictures
+from pix2seqd_jax.models.image_autoencoder import signed_images
 from pix2seqd_jax.registry import MODELS, did_you_mean
 from pix2seqd_jax.types import Encoded, Prediction, Segmentation
 
@@ -257,7 +257,7 @@ class SemFlow(model_lib.DiffusionModel):
         "has their modes; set model.posterior='mode', or data.latents=''."
       )
     if latent is None:
-      found = self.posterior_of(params, pictures(batch))
+      found = self.posterior_of(params, signed_images(batch))
       latent = found.sample(rng) if draws else found.mean
     latent = latent.astype(jnp.float32) * self.latent_scale
     return Encoded({'latent': latent}, stats={} if train else None)

@@ -9,7 +9,7 @@ from pix2seqd_jax.tasks import (
 )
 
 __all__ = [
-  'completion',
+  'inpainting',
   'panoptic',
   'reconstruction',
   'semantic',

@@ -22,7 +22,7 @@ def net():
   return variables, jax.jit(LPIPS().apply)
 
 
-def pictures():
+def signed_images():
   x, y = jax.random.uniform(jax.random.key(0), (2, 2, 20, 16, 3)) * 2 - 1
   return x, y
 
@@ -68,7 +68,7 @@ def _relu_of_convolution(x, layer):
 
 def test_the_formula(net):
   variables, distance = net
-  x, y = pictures()
+  x, y = signed_images()
   with jax.default_matmul_precision('highest'):
     ours = distance(variables, x, y)
   wanted = [by_hand(variables, a, b) for a, b in zip(x, y, strict=True)]
@@ -77,7 +77,7 @@ def test_the_formula(net):
 
 def test_a_distance(net):
   variables, distance = net
-  x, y = pictures()
+  x, y = signed_images()
   there, back = distance(variables, x, y), distance(variables, y, x)
   assert (distance(variables, x, x) < 1e-9 * there).all()
   np.testing.assert_allclose(there, back, rtol=1e-5)
@@ -89,7 +89,7 @@ def test_the_gradient_is_finite_where_features_are_off(net):
   off = jax.tree.map(lambda leaf: leaf, variables)
   bias = off['params']['features']['0']['bias']
   off['params']['features']['0']['bias'] = jnp.full_like(bias, -100)
-  x, y = pictures()
+  x, y = signed_images()
 
   @jax.jit
   def gradient(variables, x):

@@ -13,13 +13,7 @@ from safetensors.numpy import load_file
 
 from pix2seqd_jax.architectures import uvit
 from pix2seqd_jax.architectures.uvit import UViT
-from pix2seqd_jax.diffusion import (
-  guidance,
-  samplers,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (guidance, samplers, sampling, schedules, timesteps as timesteps_lib)
 from pix2seqd_jax.diffusion.process import Process
 from pix2seqd_jax.pretrained import part
 from pix2seqd_jax.pretrained import uvit as weights
@@ -181,7 +175,7 @@ def test_originals_training_step_and_guidance(shared, network):
 def test_originals_samples(shared, network, num_steps):
   """Guided, from noise to a latent, by the solver's plan of that length."""
   theirs = arrays(shared, LOOP)
-  grid = timesteps.Uniform(end=1e-3).make(PROCESS, num_steps)
+  grid = timesteps_lib.Uniform(end=1e-3).make(PROCESS, num_steps)
   stepper = samplers.STEPPERS['dpm_singlestep']()
   times = 1000 * stepper.times(PROCESS, grid)
   key = f'sample_steps{num_steps}'

@@ -9,14 +9,7 @@ import pytest
 from toy_semflow import PARAMS, toy_flow
 
 from benchmarks import counted, paper, semflow_runs, semflow_tables
-from pix2seqd_jax.diffusion import (
-  process,
-  sampler,
-  samplers,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (process, sampler as sampler_lib, samplers, sampling, schedules, timesteps as timesteps_lib)
 from pix2seqd_jax.experiment import build
 from pix2seqd_jax.types import Prediction
 
@@ -171,7 +164,7 @@ def test_bad_arguments(tmp_path, capsys):
 
 def test_calls_of_rk45_are_those_of_its_own_account():
   way = process.Process(schedules.Straight(), 'velocity')
-  grid = timesteps.uniform(1)
+  grid = timesteps_lib.uniform(1)
   x = jnp.ones((2, 3)) * jnp.array([[1.0], [30.0]])
   keys = jax.random.split(jax.random.key(0), 2)
   stepper = counted.counted(samplers.RK45(1e-5, 1e-5))
@@ -203,7 +196,7 @@ def test_what_max_steps_cuts_short_is_told_but_for_fillers():
 
   sampling.sample(
     *(denoise, way, jnp.ones((4, 3)), keys),
-    grid=timesteps.uniform(2),
+    grid=timesteps_lib.uniform(2),
     stepper=stepper,
   )
   assert counted.cut_short(stepper) == 8  # both intervals of each
@@ -217,8 +210,8 @@ def test_what_max_steps_cuts_short_is_told_but_for_fillers():
 
 
 def test_other_steppers_are_as_they_promise():
-  way, grid = process.Process(schedules.Straight(), 'x0'), timesteps.uniform(4)
+  way, grid = process.Process(schedules.Straight(), 'x0'), timesteps_lib.uniform(4)
   for stepper in (samplers.Euler(), samplers.Heun()):
     assert counted.counted(stepper) is stepper
-    promised = sampler.evaluations(stepper, way, grid)
+    promised = sampler_lib.evaluations(stepper, way, grid)
     assert counted.calls(stepper, way, grid) == promised

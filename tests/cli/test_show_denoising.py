@@ -31,7 +31,7 @@ def sampler(pipe):
   return show_denoising.Sampler(pipe, 3, 2)
 
 
-def picture(size=(50, 70), seed=0):
+def make_image(size=(50, 70), seed=0):
   return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
 
 
@@ -46,7 +46,7 @@ def test_steps_are_chosen_evenly_and_the_last_one_is_left_to_the_answer():
 
 
 def test_the_answer_is_that_of_the_pipeline(pipe, sampler):
-  image = picture()
+  image = make_image()
   found = sampler(image, 3)
   captions, maps = zip(*found.frames)
   assert captions == ('step 1/3', 'step 2/3')
@@ -66,7 +66,7 @@ def test_the_answer_is_that_of_the_pipeline(pipe, sampler):
 def test_models_with_classes_have_segments_named_by_the_task(pipe):
   sampler = show_denoising.Sampler(pipe, 3, 2)
   sampler.each = False
-  final, frames = sampler(picture(), 3)
+  final, frames = sampler(make_image(), 3)
   for ids, segments in (final, *(one for _, one in frames)):
     assert [s.id for s in segments] == list(range(1, len(segments) + 1))
     assert ids.max() == len(segments)
@@ -75,7 +75,7 @@ def test_models_with_classes_have_segments_named_by_the_task(pipe):
 def test_files_for_each_picture(pipe, tmp_path, monkeypatch):
   """Two pictures of one name do not overwrite each other."""
   for name in ('a.png', 'a.jpg'):
-    Image.fromarray(picture()).save(tmp_path / name)
+    Image.fromarray(make_image()).save(tmp_path / name)
   monkeypatch.setattr(
     pipeline.Pipeline, 'from_pretrained', lambda *args, **kwargs: pipe
   )
@@ -107,7 +107,7 @@ def map_of(size=(50, 70)):
 
 
 def test_a_strip_has_a_cell_for_each_frame():
-  image = picture()
+  image = make_image()
   strip = sampling.denoising(
     image, [map_of()] * 3, CATEGORIES, ['one', 'two', 'final']
   )
@@ -117,7 +117,7 @@ def test_a_strip_has_a_cell_for_each_frame():
 
 
 def test_large_pictures_are_shrunk():
-  image = picture((300, 900))
+  image = make_image((300, 900))
   strip = sampling.denoising(
     image, [map_of((300, 900))], CATEGORIES, ['final'], side=90
   )
@@ -142,7 +142,7 @@ def test_ids_keep_their_colours_over_the_steps():
 
 
 def test_a_grid_of_seeds_shows_the_agreement():
-  image = picture()
+  image = make_image()
   grid = sampling.seeds(
     image,
     [map_of()] * 6,

@@ -13,7 +13,7 @@ from pix2seqd_jax.cli import show_flow
 from pix2seqd_jax.diffusion import straightness
 from pix2seqd_jax.experiment import build
 from pix2seqd_jax.inference import pipeline, synthesis
-from pix2seqd_jax.models.image_autoencoder import pictures
+from pix2seqd_jax.models.image_autoencoder import signed_images
 
 SIZE = (32, 32)
 
@@ -48,7 +48,7 @@ def test_paths_begin_at_what_is_given_and_end_at_the_answer(pipe, follower):
       'file': '',
     }
   )
-  np.testing.assert_allclose(there.states[0], pictures(batch), atol=1e-6)
+  np.testing.assert_allclose(there.states[0], signed_images(batch), atol=1e-6)
   answer = pipe.experiment.model.decode(PARAMS, there.states[-1], batch)
   seen = pipe.segment(picture()).semantic()
   np.testing.assert_array_equal(answer['semantic'][0], seen)

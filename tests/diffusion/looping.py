@@ -4,13 +4,7 @@ import gaussian
 import jax
 import jax.numpy as jnp
 
-from pix2seqd_jax.diffusion import (
-  process,
-  samplers,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (process, samplers, sampling, schedules, timesteps as timesteps_lib)
 
 COSINE = process.Process(schedules.Cosine(), clip_x0=(-1.0, 1.0))
 
@@ -25,7 +19,7 @@ def run(denoise=shrink, p=COSINE, x=None, keys=None, **kwargs):
   x = jnp.asarray(gaussian.normal(0, (3, 4, 5))) if x is None else x
   keys = gaussian.keys(len(jax.tree.leaves(x)[0])) if keys is None else keys
   kwargs = {
-    'grid': timesteps.uniform(6),
+    'grid': timesteps_lib.uniform(6),
     'stepper': samplers.DDIM(),
     **kwargs,
   }

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from pix2seqd_jax.diffusion import logsnr, sampler
+from pix2seqd_jax.diffusion import logsnr, sampler as sampler_lib
 from pix2seqd_jax.diffusion.process import TARGETS, Endpoints
 from pix2seqd_jax.types import Grid
 
@@ -77,9 +77,9 @@ def run(stepper, process, grid, x, denoise):
     return endpoints(process, x, denoise(x, moment.t), moment)
 
   memory = jax.tree.map(np.asarray, stepper.init(x))
-  carry = sampler.Carry(x, jax.tree.map(np.zeros_like, x), memory)
-  for part, rows in sampler.plan(stepper, process, grid):
-    for i in range(sampler.num_rows(rows)):
+  carry = sampler_lib.Carry(x, jax.tree.map(np.zeros_like, x), memory)
+  for part, rows in sampler_lib.plan(stepper, process, grid):
+    for i in range(sampler_lib.num_rows(rows)):
       row = jax.tree.map(lambda c, i=i: np.asarray(c, np.float64)[i], rows)
       carry = part.step(predict, carry, row, None)
   return carry, np.array(calls)

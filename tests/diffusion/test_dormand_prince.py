@@ -4,14 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import (
-  dormand_prince,
-  process,
-  samplers,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (dormand_prince, process, samplers, sampling, schedules, timesteps as timesteps_lib)
 
 COSINE = process.Process(schedules.Cosine())
 
@@ -24,7 +17,7 @@ def run(stepper, p=COSINE, x=None, grid=None, denoise=None, **kwargs):
     p,
     x,
     keys,
-    grid=grid or timesteps.Uniform(0.9, 0.1).make(p, 1),
+    grid=grid or timesteps_lib.Uniform(0.9, 0.1).make(p, 1),
     stepper=stepper,
     **{'returns': 'state', 'with_memory': True, **kwargs},
   )
@@ -104,7 +97,7 @@ def test_intervals_join_and_trees_are_one_example():
     return gaussian.Prediction({k: v.value for k, v in exact.items()})
 
   for num_steps in (1, 3):
-    grid = timesteps.Uniform(0.9, 0.1).make(None, num_steps)
+    grid = timesteps_lib.Uniform(0.9, 0.1).make(None, num_steps)
     end, _ = run(samplers.RK45(1e-5, 1e-5), p, x, grid, denoise)
     for key in x:
       exact = gaussian.exact_flow(ends[key], x[key], 0.9, 0.1)
@@ -114,10 +107,10 @@ def test_intervals_join_and_trees_are_one_example():
 def test_infinite_slopes_are_refused_with_the_fix():
   p = process.Process(schedules.StableDiffusion(), 'x1')
   with pytest.raises(ValueError, match=r'slope.*at t=0; set .*end=0\.001'):
-    run(samplers.RK45(), p, grid=timesteps.uniform(2))
+    run(samplers.RK45(), p, grid=timesteps_lib.uniform(2))
   p = process.Process(schedules.LinearGamma())
   with pytest.raises(ValueError, match=r'at t=1; set .*start=0\.999'):
-    run(samplers.RK45(), p, grid=timesteps.Uniform(1.0, 0.1).make(p, 2))
+    run(samplers.RK45(), p, grid=timesteps_lib.Uniform(1.0, 0.1).make(p, 2))
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,7 @@ import numpy as np
 import pytest
 import rows
 
-from pix2seqd_jax.diffusion import (
-  dpm_solver,
-  sampler,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (dpm_solver, sampler as sampler_lib, sampling, schedules, timesteps as timesteps_lib)
 from pix2seqd_jax.diffusion.process import Process
 from pix2seqd_jax.types import Grid, Prediction
 
@@ -150,7 +144,7 @@ def warm_errors(stepper, nums):
 
     table = stepper.tables(process, rows.as_grid(times))
     past = [np.array([net(path(t), t)]) for t in times[:2]]
-    carry = sampler.Carry(np.array([path(times[2])]), past[1], past[::-1])
+    carry = sampler_lib.Carry(np.array([path(times[2])]), past[1], past[::-1])
 
     def predict(x, m, previous):
       return rows.endpoints(process, x, net(x, m.t), m)
@@ -196,7 +190,7 @@ def test_a_constant_estimate_is_integrated_exactly(cls, order):
 def test_the_loop_runs_the_same_rows(stepper, target):
   """sampling.sample in float32 against the tables in float64, to t = 0."""
   process = Process(SD, target)
-  grid = timesteps.uniform(11)
+  grid = timesteps_lib.uniform(11)
   x_1 = gaussian.normal(0, (3, 2))
 
   def value(xp, x, t):
@@ -221,7 +215,7 @@ def test_the_loop_runs_the_same_rows(stepper, target):
   )
   assert error(np.asarray(found), wanted.x) < 1e-5
   np.testing.assert_allclose(calls, grid.now, atol=1e-12)
-  assert sampler.evaluations(stepper, process, grid) == 11
+  assert sampler_lib.evaluations(stepper, process, grid) == 11
 
 
 def test_leaves_share_every_coefficient():
@@ -232,7 +226,7 @@ def test_leaves_share_every_coefficient():
   def net(x, t):
     return jax.tree.map(np.tanh, x)
 
-  grid = timesteps.uniform(7)
+  grid = timesteps_lib.uniform(7)
   both, _ = rows.run(SINGLE(3), process, grid, {'image': x_1, 'map': x_1}, net)
   alone, _ = rows.run(SINGLE(3), process, grid, x_1, net)
   np.testing.assert_array_equal(both.x['image'], both.x['map'])
@@ -241,7 +235,7 @@ def test_leaves_share_every_coefficient():
 
 def test_first_order_is_ddim():
   process = Process(SD, 'x0')
-  grid = timesteps.uniform(5)
+  grid = timesteps_lib.uniform(5)
   net = lambda x, t: np.tanh(x)
   x = np.array([0.4, 2.0])
   found, _ = rows.run(SINGLE(1), process, grid, x, net)
@@ -275,7 +269,7 @@ def test_fast_plan_of_fifty_steps_calls_at_the_grid():
   process = Process(SD, 'x0')
   grid = rows.as_grid(np.linspace(1, 1e-3, 51))
   plan = SINGLE(3).plan(process, grid)
-  assert [(p.calls, sampler.num_rows(r)) for p, r in plan] == [(3, 16), (2, 1)]
+  assert [(p.calls, sampler_lib.num_rows(r)) for p, r in plan] == [(3, 16), (2, 1)]
   _, calls = rows.run(SINGLE(3), process, grid, np.zeros(1), lambda x, t: x)
   np.testing.assert_allclose(1000 * calls[:3], [1000, 980.02, 960.04])
   np.testing.assert_allclose(calls[-2:], [0.04096, 0.02098])
@@ -287,7 +281,7 @@ def test_ends_that_are_infinitely_far(schedule, stepper):
   """alpha(1) = 0 and sigma(0) = 0: first-order steps there, all finite."""
   process = Process(schedule, 'v')
   for num in (1, 2, 3, 7):
-    grid = timesteps.uniform(num)
+    grid = timesteps_lib.uniform(num)
     found, calls = rows.run(
       stepper, process, grid, np.array([0.8]), lambda x, t: np.tanh(x) - 0.4
     )
@@ -313,10 +307,10 @@ def test_bad_arguments(make, message):
 def test_bad_grids(stepper):
   process = Process(SD, 'x0')
   with pytest.raises(ValueError, match=r'sample\.td=0'):
-    sampler.plan(stepper, process, timesteps.uniform(4, td=1.0))
+    sampler_lib.plan(stepper, process, timesteps_lib.uniform(4, td=1.0))
   up = Grid(np.array([0.1, 0.5]), np.array([0.5, 1.0]))
   with pytest.raises(ValueError, match='larger to smaller'):
-    sampler.plan(stepper, process, up)
+    sampler_lib.plan(stepper, process, up)
 
 
 def test_fixed_blocks_must_fill_the_grid():

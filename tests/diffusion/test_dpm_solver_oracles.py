@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import rows
 
-from pix2seqd_jax.diffusion import dpm_solver, logsnr, sampler, schedules
+from pix2seqd_jax.diffusion import dpm_solver, logsnr, sampler as sampler_lib, schedules
 from pix2seqd_jax.diffusion.process import Process
 
 SD = schedules.StableDiffusion()
@@ -84,7 +84,7 @@ def test_originals_runs(shared, file):
     assert error(carry.x, wanted) < CLOSE, name
     # Their times are float32 and so is their inverse of lambda: 4e-5.
     np.testing.assert_allclose(calls, found[f'{name}/model_t'], atol=6e-5)
-    assert sampler.evaluations(stepper, process, grid) == len(calls), name
+    assert sampler_lib.evaluations(stepper, process, grid) == len(calls), name
     worst, count = max(worst, error(carry.x, wanted)), count + 1
   assert count == {'repo_grid': 144, 'pp_grid': 288}[file]
 

@@ -4,14 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import (
-  guidance,
-  process,
-  samplers,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (guidance, process, samplers, sampling, schedules, timesteps as timesteps_lib)
 from pix2seqd_jax.types import Prediction
 
 P = process.Process(
@@ -43,7 +36,7 @@ def sample(denoise, self_condition=False):
     P,
     STATE,
     gaussian.keys(3),
-    grid=timesteps.uniform(4),
+    grid=timesteps_lib.uniform(4),
     stepper=samplers.DDIM(),
     returns='state',
     self_condition=self_condition,
@@ -109,7 +102,7 @@ def test_clipping_comes_after_guidance():
     p,
     jnp.zeros((2, 3)),
     gaussian.keys(2),
-    grid=timesteps.uniform(2),
+    grid=timesteps_lib.uniform(2),
     stepper=samplers.DDIM(),
   )
   np.testing.assert_array_equal(end, 1.0)

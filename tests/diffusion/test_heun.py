@@ -4,14 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import (
-  process,
-  sampler,
-  samplers,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (process, sampler as sampler_lib, samplers, sampling, schedules, timesteps as timesteps_lib)
 from pix2seqd_jax.types import Grid
 
 
@@ -29,7 +22,7 @@ def end_of(p, grid, x, stepper=samplers.Heun(), denoise=None):
 
 def final_error(p, num_steps, start, stop):
   """Distance from the exact solution, in float64."""
-  grid = timesteps.Uniform(start, stop).make(p, num_steps)
+  grid = timesteps_lib.Uniform(start, stop).make(p, num_steps)
   with jax.enable_x64(True):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
     end = end_of(p, grid, x)
@@ -72,7 +65,7 @@ def test_it_is_exact_where_the_endpoints_are_known():
   p = process.Process(schedules.Cosine())
   x_0, x_1 = (jnp.asarray(gaussian.normal(s, (4, 5))) for s in (1, 2))
   start = p.mix(x_0, x_1, jnp.ones(4))
-  grid = timesteps.Uniform(end=0.1).make(p, 3)
+  grid = timesteps_lib.Uniform(end=0.1).make(p, 3)
   denoise = lambda x, t, previous: gaussian.Prediction(x_0)
   end = end_of(p, grid, start, denoise=denoise)
   np.testing.assert_allclose(end, p.mix(x_0, x_1, jnp.full(4, 0.1)), atol=1e-5)
@@ -82,12 +75,12 @@ def test_steps_onto_an_end_are_ddims():
   p = process.Process(schedules.Cosine(), clip_x0=(-1.0, 1.0))
   x = jnp.asarray(gaussian.normal(0, (3, 4)))
   for start, stop in ((0.3, 0.0), (0.7, 1.0)):
-    grid = timesteps.Uniform(start, stop).make(p, 1)
+    grid = timesteps_lib.Uniform(start, stop).make(p, 1)
     ours, ddim = (
       end_of(p, grid, x, s) for s in (samplers.Heun(), samplers.DDIM())
     )
     np.testing.assert_allclose(ours, ddim, atol=1e-6)
   # With td several rows land on 0.
-  grid = timesteps.uniform(6, 2)
-  parts = sampler.plan(samplers.Heun(), p, grid)
-  assert [sampler.num_rows(rows) for _, rows in parts] == [3, 3]
+  grid = timesteps_lib.uniform(6, 2)
+  parts = sampler_lib.plan(samplers.Heun(), p, grid)
+  assert [sampler_lib.num_rows(rows) for _, rows in parts] == [3, 3]

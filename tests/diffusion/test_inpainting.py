@@ -10,20 +10,13 @@ import numpy as np
 import pytest
 from looping import COSINE, shrink
 
-from pix2seqd_jax.diffusion import (
-  inpainting,
-  process,
-  samplers,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (inpainting as inpainting_lib, process, samplers, sampling, schedules, timesteps as timesteps_lib)
 from pix2seqd_jax.types import Grid
 
 SHAPE = (2, 3, 4)
 EPS = process.Process(schedules.StableDiffusion(), 'x1')
 # Ends before t = 0, where sigma = 0 and RK45 and Heun would call the network.
-GRID = timesteps.Uniform(end=0.05).make(None, 5)
+GRID = timesteps_lib.Uniform(end=0.05).make(None, 5)
 STEPPERS = {
   'ddim': samplers.DDIM(),
   'ddpm': samplers.DDPM(),
@@ -50,7 +43,7 @@ def plain(stepper):
 
 def known_of(mask, **kwargs):
   x_0 = jnp.asarray(gaussian.normal(1, SHAPE))
-  return inpainting.Known(x_0, jnp.asarray(mask), **kwargs)
+  return inpainting_lib.Known(x_0, jnp.asarray(mask), **kwargs)
 
 
 def some():
@@ -60,7 +53,7 @@ def some():
   return mask
 
 
-@pytest.mark.parametrize('variant', inpainting.VARIANTS)
+@pytest.mark.parametrize('variant', inpainting_lib.VARIANTS)
 @pytest.mark.parametrize('name', STEPPERS)
 def test_what_is_given_stays_and_elements_of_their_own_do_not_heed_it(
   name, variant
@@ -77,7 +70,7 @@ def test_what_is_given_stays_and_elements_of_their_own_do_not_heed_it(
   np.testing.assert_array_equal(nothing, plain(stepper))
 
 
-@pytest.mark.parametrize('variant', inpainting.VARIANTS)
+@pytest.mark.parametrize('variant', inpainting_lib.VARIANTS)
 @pytest.mark.parametrize('returns', sampling.RETURNS)
 def test_all_given_is_returned_exactly(variant, returns):
   known = known_of(np.ones((1, 1, 1)))
@@ -104,7 +97,7 @@ def states(known, **kwargs):
   return [np.asarray(s[2]) for s in seen], [np.asarray(s[3]) for s in seen]
 
 
-@pytest.mark.parametrize('variant', inpainting.VARIANTS)
+@pytest.mark.parametrize('variant', inpainting_lib.VARIANTS)
 @pytest.mark.parametrize('name', ['ddim', 'heun', 'dpm++ 3S', 'dpm++ 2M'])
 def test_the_given_part_travels_on_one_straight_path(name, variant):
   """From its x_1 to its x_0, by equation (1), whatever the network says."""
@@ -113,11 +106,11 @@ def test_the_given_part_travels_on_one_straight_path(name, variant):
   known = known_of(mask, x_1=own if variant == 'repaint' else None)
   if variant == 'x0_eps' and not name.startswith('dpm'):
     return  # there the noise is the network's: see the next test
-  grid, x_1 = inpainting.start(COSINE, GRID, known, own, 0.9)
+  grid, x_1 = inpainting_lib.start(COSINE, GRID, known, own, 0.9)
   after, _ = states(
     known, x=x_1, grid=grid, stepper=stepper, completion=variant
   )
-  lands = inpainting.landings(stepper, COSINE, grid)
+  lands = inpainting_lib.landings(stepper, COSINE, grid)
   assert len(lands) == len(after) and lands[-1] == grid.next[-1]
   where = np.broadcast_to(mask, SHAPE)
   for x, t in zip(after, lands, strict=True):
@@ -136,7 +129,7 @@ def test_the_noise_of_the_given_part_may_be_the_networks_own():
   np.testing.assert_allclose(after[0][where], wanted[where], atol=1e-5)
 
 
-@pytest.mark.parametrize('variant', inpainting.VARIANTS)
+@pytest.mark.parametrize('variant', inpainting_lib.VARIANTS)
 def test_the_network_is_told_the_pasted_estimate(variant):
   seen = []
 
@@ -158,7 +151,7 @@ def test_the_network_is_told_the_pasted_estimate(variant):
     assert same.all() == (variant != 'repaint')
 
 
-@pytest.mark.parametrize('variant', inpainting.VARIANTS)
+@pytest.mark.parametrize('variant', inpainting_lib.VARIANTS)
 def test_twins_follow_the_given_one(variant):
   """Two elements that are always equal, and nothing else is known of them:
   the best network says x_0 = (x_a + x_b) / (2 alpha) for both. With no noise
@@ -171,11 +164,11 @@ def test_twins_follow_the_given_one(variant):
     return gaussian.Prediction(jnp.broadcast_to(both, x.shape))
 
   value, strength = 0.8, 0.9
-  known = inpainting.Known(
+  known = inpainting_lib.Known(
     jnp.asarray([[value, 0.0]]), jnp.asarray([[1, 0]]), jnp.zeros((1, 2))
   )
-  whole = timesteps.uniform(10)
-  grid, x = inpainting.start(p, whole, known, known.x_1, strength)
+  whole = timesteps_lib.uniform(10)
+  grid, x = inpainting_lib.start(p, whole, known, known.x_1, strength)
   found = run(known, x=x, denoise=denoise, p=p, grid=grid, completion=variant)
   now = p.moment(grid.now)
   ratios = now.sigma / now.alpha
@@ -188,26 +181,26 @@ def test_twins_follow_the_given_one(variant):
 
 class TestStrength:
   def test_rows_from_there_on(self):
-    grid = timesteps.uniform(10)
+    grid = timesteps_lib.uniform(10)
     for strength, first in ((1, 0), (0.95, 1), (0.5, 5), (0.1, 9)):
-      rest = inpainting.cut(grid, strength)
+      rest = inpainting_lib.cut(grid, strength)
       for ours, theirs in zip(rest, grid, strict=True):
         np.testing.assert_array_equal(ours, theirs[first:])
     # diffusers: 50 trailing steps, strength 0.8: the last 40.
-    rest = inpainting.cut(timesteps.Trailing().make(None, 50), 0.8)
+    rest = inpainting_lib.cut(timesteps_lib.Trailing().make(None, 50), 0.8)
     assert len(rest.now) == 40 and rest.now[0] == 0.8
 
   def test_one_with_nothing_given_is_plain_sampling(self):
     x_1 = jnp.asarray(gaussian.normal(0, SHAPE))
     known = known_of(np.zeros((1, 1, 1)))
-    grid, x = inpainting.start(COSINE, GRID, known, x_1, 1)
+    grid, x = inpainting_lib.start(COSINE, GRID, known, x_1, 1)
     np.testing.assert_array_equal(run(known, x=x, grid=grid), run(x=x_1))
-    assert inpainting.start(COSINE, GRID, None, x_1, 1.0) == (GRID, x_1)
+    assert inpainting_lib.start(COSINE, GRID, None, x_1, 1.0) == (GRID, x_1)
 
   def test_it_starts_with_the_given_noised(self):
     x_1 = jnp.asarray(gaussian.normal(0, SHAPE))
     known = known_of(np.zeros((1, 1, 1)))
-    grid, x = inpainting.start(COSINE, timesteps.uniform(10), known, x_1, 0.31)
+    grid, x = inpainting_lib.start(COSINE, timesteps_lib.uniform(10), known, x_1, 0.31)
     assert grid.now[0] == pytest.approx(0.3)
     m = COSINE.moment(0.3)
     wanted = m.alpha * known.x_0 + m.sigma * x_1
@@ -220,8 +213,8 @@ class TestStrength:
     known = known_of(np.zeros((1, 1, 1)))
     far = []
     for strength in (0.2, 0.8):
-      start = data, timesteps.uniform(10), known, x_1, strength
-      grid, x = inpainting.start(*start)
+      start = data, timesteps_lib.uniform(10), known, x_1, strength
+      grid, x = inpainting_lib.start(*start)
       found = run(known, x=x, denoise=exact, p=data, grid=grid)
       far.append(float(jnp.abs(found - known.x_0).mean()))
     assert far[0] < far[1]
@@ -229,16 +222,16 @@ class TestStrength:
   @pytest.mark.parametrize('strength', [0, -0.5, 1.5, float('nan'), True, '1'])
   def test_it_lies_in_0_1(self, strength):
     with pytest.raises(ValueError, match=r'strength=.* must lie in \(0, 1\]'):
-      inpainting.check_strength(strength)
+      inpainting_lib.check_strength(strength)
 
   def test_other_errors(self):
     with pytest.raises(ValueError, match=r'is below 0\.2, the last of the 5'):
-      inpainting.cut(timesteps.uniform(5), 0.1)
-    back = timesteps.Uniform(start=0.1, end=0.9).make(None, 5)
+      inpainting_lib.cut(timesteps_lib.uniform(5), 0.1)
+    back = timesteps_lib.Uniform(start=0.1, end=0.9).make(None, 5)
     with pytest.raises(ValueError, match='leads to the source'):
-      inpainting.cut(back, 0.5)
+      inpainting_lib.cut(back, 0.5)
     with pytest.raises(ValueError, match='but nothing is'):
-      inpainting.start(COSINE, GRID, None, jnp.zeros(SHAPE), 0.5)
+      inpainting_lib.start(COSINE, GRID, None, jnp.zeros(SHAPE), 0.5)
 
 
 def test_trees_take_one_mask_or_one_for_each_key():
@@ -249,10 +242,10 @@ def test_trees_take_one_mask_or_one_for_each_key():
   )
   rows = jnp.asarray([True, False])
   masks = {'a': rows[:, None], 'b': jnp.zeros((1, 1, 1), bool)}
-  found = run(inpainting.Known(x_0, masks), x=x, denoise=denoise)
+  found = run(inpainting_lib.Known(x_0, masks), x=x, denoise=denoise)
   assert not found['a'][0].any()
   assert found['a'][1].all() and found['b'].all()
-  found = run(inpainting.Known(x_0, jnp.ones(1)), x=x, denoise=denoise)
+  found = run(inpainting_lib.Known(x_0, jnp.ones(1)), x=x, denoise=denoise)
   assert not any(leaf.any() for leaf in found.values())
 
 

@@ -8,14 +8,7 @@ import parity
 import pytest
 from looping import run
 
-from pix2seqd_jax.diffusion import (
-  loss_weights,
-  process,
-  samplers,
-  schedules,
-  time_sampling,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (loss_weights, process, samplers, schedules, time_sampling, timesteps as timesteps_lib)
 
 TABLES = {
   'scaled_linear': schedules.StableDiffusion(),
@@ -63,7 +56,7 @@ def test_the_papers_ramp_is_near_the_releases_weight():
 
 @pytest.mark.parametrize('num', [1, 2, 5, 7, 10, 20, 25, 30, 50, 100, 250])
 def test_steps_of_sampling(tables, num):
-  grid = timesteps.Blocks().make(None, num)
+  grid = timesteps_lib.Blocks().make(None, num)
   wanted = tables[f'timesteps/n{num}_tmin0']
   np.testing.assert_allclose(grid.now * 1000 - 1, wanted, atol=1e-9)
   np.testing.assert_array_equal(grid.next[:-1], grid.now[1:])
@@ -88,7 +81,7 @@ def test_sampling_function_with_self_conditioning(shared):
       denoise,
       p=process.Process(schedule, 'x1'),
       x=jnp.asarray(z[f'selfcond12/steps{num}/z_init']),
-      grid=timesteps.Blocks().make(None, num),
+      grid=timesteps_lib.Blocks().make(None, num),
       stepper=samplers.DDIM(),
       self_condition=True,
     )

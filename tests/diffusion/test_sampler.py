@@ -6,14 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import (
-  process,
-  sampler,
-  samplers,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (process, sampler as sampler_lib, samplers, sampling, schedules, timesteps as timesteps_lib)
 
 COSINE = process.Process(schedules.Cosine(), clip_x0=(-1.0, 1.0))
 FIXED = {
@@ -50,23 +43,23 @@ def count(stepper, grid, x=None, **kwargs):
 @pytest.mark.parametrize('num_steps', [1, 8])
 def test_calls_are_those_promised(name, num_steps):
   stepper, num_steps = FIXED[name], max(num_steps, 2 * ('2S' in name))
-  grid = timesteps.Uniform(start=0.6).make(None, num_steps)
+  grid = timesteps_lib.Uniform(start=0.6).make(None, num_steps)
   seen, _ = count(stepper, grid, returns='denoised')  # one call more
-  promised = sampler.evaluations(stepper, COSINE, grid)
+  promised = sampler_lib.evaluations(stepper, COSINE, grid)
   assert len(seen) == promised + 1
   # Heun's last step is of first order.
   assert promised == (2 * num_steps - 1 if name == 'heun' else num_steps)
-  times = np.sort([*sampler.times(stepper, COSINE, grid), 0])
+  times = np.sort([*sampler_lib.times(stepper, COSINE, grid), 0])
   np.testing.assert_allclose(np.sort(seen[:, 0]), times, atol=1e-6)
 
 
 @pytest.mark.parametrize('num_steps', [1, 3])
 def test_rk45_counts_its_calls(num_steps):
-  grid = timesteps.Uniform(end=0.1).make(None, num_steps)
+  grid = timesteps_lib.Uniform(end=0.1).make(None, num_steps)
   stepper = samplers.RK45(max_steps=40)
   seen, (_, effort) = count(stepper, grid, with_memory=True)
   assert len(seen) == effort.batch_calls
-  assert len(seen) <= sampler.evaluations(stepper, COSINE, grid)
+  assert len(seen) <= sampler_lib.evaluations(stepper, COSINE, grid)
   assert (effort.calls <= effort.batch_calls).all()
   assert not effort.unfinished.any()
   # An interval costs one call and six for each attempt.
@@ -85,7 +78,7 @@ def test_a_plan_hands_on_memory_and_the_numbers_of_steps():
       ends = predict(carry.x, row, carry.x_0)
       draw = jax.vmap(lambda k: jax.random.uniform(k))(keys)
       memory = (carry.memory[0] + self.factor, carry.memory[1] + draw)
-      return sampler.Carry(carry.x, ends.x_0, memory)
+      return sampler_lib.Carry(carry.x, ends.x_0, memory)
 
   class Planned:
     def init(self, x):
@@ -101,10 +94,10 @@ def test_a_plan_hands_on_memory_and_the_numbers_of_steps():
       return ((Part(1), process.moment(grid.now)),)
 
   ends = [
-    count(s(), timesteps.uniform(5), with_memory=True)[1][1]
+    count(s(), timesteps_lib.uniform(5), with_memory=True)[1][1]
     for s in (Planned, Whole)
   ]
   assert float(ends[0][0]) == 32 and float(ends[1][0]) == 5
   # The same keys for the same numbers of steps.
   np.testing.assert_allclose(ends[0][1], ends[1][1], rtol=1e-6)
-  assert sampler.evaluations(Planned(), COSINE, timesteps.uniform(5)) == 5
+  assert sampler_lib.evaluations(Planned(), COSINE, timesteps_lib.uniform(5)) == 5

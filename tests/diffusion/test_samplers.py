@@ -7,14 +7,7 @@ import numpy as np
 import parity
 import pytest
 
-from pix2seqd_jax.diffusion import (
-  process,
-  sampler,
-  samplers,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (process, sampler as sampler_lib, samplers, sampling, schedules, timesteps as timesteps_lib)
 from pix2seqd_jax.types import Grid
 
 DETERMINISTIC = [samplers.DDIM(), samplers.Euler()]
@@ -82,7 +75,7 @@ def test_ddim_is_exact_where_x_0_is_known():
 @pytest.mark.parametrize('td', [0, 1.5])
 def test_ddim_is_euler_on_the_straight_schedule(td):
   p = process.Process(schedules.Straight(), 'velocity')
-  grid = timesteps.uniform(7, td)
+  grid = timesteps_lib.uniform(7, td)
 
   def run(stepper):
     return sampling.sample(
@@ -126,9 +119,9 @@ def test_euler_runs_both_ways():
 def test_euler_refuses_infinite_slopes():
   p = process.Process(schedules.LinearGamma())
   with pytest.raises(ValueError, match=r'euler cannot step from t=1 to 0\.9'):
-    samplers.Euler().tables(p, timesteps.uniform(10))
+    samplers.Euler().tables(p, timesteps_lib.uniform(10))
   samplers.Euler().tables(
-    process.Process(schedules.Cosine()), timesteps.uniform(10)
+    process.Process(schedules.Cosine()), timesteps_lib.uniform(10)
   )
 
 
@@ -141,7 +134,7 @@ def test_ddpm_table_keeps_the_variance_of_known_data(variance):
   """
   for schedule in (schedules.Cosine(), schedules.DDPM(), schedules.Straight()):
     p = process.Process(schedule)
-    grid = timesteps.uniform(20)
+    grid = timesteps_lib.uniform(20)
     rows = samplers.DDPM(variance).tables(p, grid)
     now, after = p.moment(grid.now), p.moment(grid.next)
     # x_s = c_0 x_0 + c_1 eps + std z, both normal.
@@ -164,7 +157,7 @@ def test_ddpm_keeps_the_marginals_of_gaussian_data():
   """
   for schedule in (schedules.Cosine(), schedules.Straight()):
     p = process.Process(schedule)
-    grid = timesteps.uniform(2000)
+    grid = timesteps_lib.uniform(2000)
     for variance in ('small', 'large'):
       rows = samplers.DDPM(variance).tables(p, grid)
       mean, var, worst = 0.0, 1.0, 0.0
@@ -220,17 +213,17 @@ def test_ddpm_refuses_to_go_back():
 def test_tables_are_float64_with_rows_of_one_length(make):
   stepper = make()
   p = process.Process(schedules.Cosine())
-  for _, rows in sampler.plan(stepper, p, timesteps.uniform(6)):
+  for _, rows in sampler_lib.plan(stepper, p, timesteps_lib.uniform(6)):
     for column in jax.tree.leaves(rows):
       assert column.dtype == np.float64
-      assert column.shape[0] == sampler.num_rows(rows)
+      assert column.shape[0] == sampler_lib.num_rows(rows)
   assert dataclasses.is_dataclass(stepper) and hash(stepper) is not None
 
 
 def test_ddim_with_eta_one_is_ddpm_with_the_small_variance():
   p = process.Process(schedules.Cosine())
   one, other = (
-    s.tables(p, timesteps.uniform(7))
+    s.tables(p, timesteps_lib.uniform(7))
     for s in (samplers.DDIM(eta=1), samplers.DDPM('small'))
   )
   np.testing.assert_allclose(one.std, other.std, rtol=1e-12)

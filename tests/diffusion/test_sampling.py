@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 from looping import COSINE, run, shrink
 
-from pix2seqd_jax.diffusion import (
-  noise,
-  process,
-  samplers,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (noise, process, samplers, sampling, schedules, timesteps as timesteps_lib)
 from pix2seqd_jax.types import Grid
 
 ALL = [make() for make in samplers.STEPPERS.values()]
@@ -30,7 +23,7 @@ def test_the_network_is_traced_once_in_one_scan():
   x, keys = jnp.zeros((2, 3)), gaussian.keys(2)
   jaxpr = jax.make_jaxpr(
     lambda x, k: sampling.sample(
-      denoise, COSINE, x, k, grid=timesteps.uniform(50), stepper=samplers.DDIM()
+      denoise, COSINE, x, k, grid=timesteps_lib.uniform(50), stepper=samplers.DDIM()
     )
   )(x, keys)
   scans = [e for e in jaxpr.jaxpr.eqns if e.primitive.name == 'scan']
@@ -61,7 +54,7 @@ def test_noise_differs_between_steps_and_examples():
       x=x,
       stepper=samplers.DDPM(),
       returns='state',
-      grid=timesteps.uniform(n),
+      grid=timesteps_lib.uniform(n),
     )
     for n in (1, 2)
   ]
@@ -78,7 +71,7 @@ def test_self_conditioning_feeds_the_last_estimate():
     )
     return gaussian.Prediction(jnp.full_like(x, 0.1) + 0.5 * previous)
 
-  end = run(denoise, self_condition=True, grid=timesteps.uniform(4))
+  end = run(denoise, self_condition=True, grid=timesteps_lib.uniform(4))
   jax.effects_barrier()
   levels = [0, 0.1, 0.15, 0.175]
   for ours, level in zip(seen, levels):
@@ -181,12 +174,12 @@ def test_block_x0_is_the_first_estimate_of_the_last_row():
     wanted = shrink(*map(jnp.asarray, seen[number]), None).value
     np.testing.assert_allclose(found, jnp.clip(wanted, -1, 1), atol=1e-6)
 
-  grid = timesteps.Uniform(end=0.01).make(None, 6)
+  grid = timesteps_lib.Uniform(end=0.01).make(None, 6)
   check(3, grid=grid, stepper=samplers.Singlestep(3, blocks=(3, 3)))
   check(-1, grid=grid)  # one call a row
   # An inner loop: the estimate at the start of the interval.
   check(
-    0, grid=timesteps.Uniform(end=0.1).make(None, 1), stepper=samplers.RK45()
+    0, grid=timesteps_lib.Uniform(end=0.1).make(None, 1), stepper=samplers.RK45()
   )
 
 
@@ -219,7 +212,7 @@ class TestCallback:
     assert [s[:2] for s in seen] == [(i, 6) for i in range(6)]
     np.testing.assert_allclose(seen[-1][3], states[0], atol=1e-7)
     for i in range(6):  # the state after step i, as a shorter grid gives it
-      short = Grid(*(side[: i + 1] for side in timesteps.uniform(6)))
+      short = Grid(*(side[: i + 1] for side in timesteps_lib.uniform(6)))
       state = run(grid=short, returns='state')
       np.testing.assert_allclose(seen[i][2], state, atol=1e-5)
 
@@ -243,7 +236,7 @@ class TestCallback:
     assert seen[0][3]['b'].shape == (2, 4)
 
   def test_without_one_the_program_is_a_bare_scan(self):
-    grid, stepper = timesteps.uniform(6), samplers.DDIM()
+    grid, stepper = timesteps_lib.uniform(6), samplers.DDIM()
 
     def bare(x, keys):
       rows = jax.tree.map(

@@ -11,13 +11,7 @@ import parity
 import pytest
 from looping import run
 
-from pix2seqd_jax.diffusion import (
-  process,
-  samplers,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (process, samplers, sampling, schedules, timesteps as timesteps_lib)
 
 
 class TestParity:
@@ -40,7 +34,7 @@ class TestParity:
       lambda x, t, previous: gaussian.Prediction(0.05 * x),
       p=process.Process(schedule, clip_x0=(-0.1, 0.1)),
       x=jnp.asarray(gaussian.normal(5, (2, 32, 32, 16))),
-      grid=timesteps.uniform(10, td),
+      grid=timesteps_lib.uniform(10, td),
     )
     assert float(end.std()) == pytest.approx(self.SPREAD[td], rel=0.12)
     return float(np.ravel(end)[0])
@@ -83,7 +77,7 @@ class TestDiffusersParity:
       (-1.0, 1.0) if 'clip1' in flags else None,
       'ucm1' in flags,
     )
-    grid = timesteps.uniform(len(oracle[f'{name}/t']))
+    grid = timesteps_lib.uniform(len(oracle[f'{name}/t']))
     np.testing.assert_allclose(schedule.step_of(grid.now), oracle[f'{name}/t'])
 
     def denoise(x, t, previous):
@@ -147,7 +141,7 @@ class TestDiffusersGrids:
       }
     draws = [oracle[f'eta_variance_noise/{i:02d}'] for i in range(20)]
     p = self.process(config)
-    maker = timesteps.GRIDS[config.get('timestep_spacing', 'leading')](
+    maker = timesteps_lib.GRIDS[config.get('timestep_spacing', 'leading')](
       steps_offset=config.get('steps_offset', 0),
       set_alpha_to_one=config['set_alpha_to_one'],
     )

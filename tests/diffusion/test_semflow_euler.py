@@ -9,13 +9,7 @@ import numpy as np
 import parity
 import pytest
 
-from pix2seqd_jax.diffusion import (
-  guidance,
-  samplers,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (guidance, samplers, sampling, schedules, timesteps as timesteps_lib)
 from pix2seqd_jax.diffusion.process import Process
 from pix2seqd_jax.types import Prediction
 
@@ -31,22 +25,22 @@ def original(shared):
     return dict(arrays)
 
 
-def grid_of(way, steps, maker=timesteps.SemFlow()):
+def grid_of(way, steps, maker=timesteps_lib.SemFlow()):
   grid = maker.make(STRAIGHT, steps)
-  return grid if way == 'forward' else timesteps.reverse(grid)
+  return grid if way == 'forward' else timesteps_lib.reverse(grid)
 
 
 @pytest.mark.parametrize('steps', COUNTS)
 @pytest.mark.parametrize('way', ['forward', 'reverse'])
 def test_times_are_the_originals(original, way, steps):
   grid = grid_of(way, steps)
-  timesteps.check(grid)
+  timesteps_lib.check(grid)
   told = 1000 * (1 - grid.now)
   wanted = original[f'steps{steps}/{way}/unet_t']
   np.testing.assert_allclose(told, wanted, atol=1e-9)
   np.testing.assert_allclose(np.sum(grid.next - grid.now) ** 2, 1)
   if steps in EVEN:
-    even = grid_of(way, steps, timesteps.Uniform())
+    even = grid_of(way, steps, timesteps_lib.Uniform())
     np.testing.assert_allclose(np.stack(grid), np.stack(even), atol=1e-15)
 
 
@@ -97,26 +91,26 @@ def test_trajectories_are_the_originals(original, way):
 
 
 def test_a_grid_that_is_no_chain_is_mirrored():
-  grid = timesteps.SemFlow().make(STRAIGHT, 30)
+  grid = timesteps_lib.SemFlow().make(STRAIGHT, 30)
   assert len(grid.now) == 31 and grid.next[-1] < 0
-  back = timesteps.reverse(grid)
+  back = timesteps_lib.reverse(grid)
   np.testing.assert_allclose(back.now, 1 - grid.now)
-  chain = timesteps.Quadratic().make(STRAIGHT, 5)
-  back = timesteps.reverse(chain)
+  chain = timesteps_lib.Quadratic().make(STRAIGHT, 5)
+  back = timesteps_lib.reverse(chain)
   np.testing.assert_array_equal(back.now[1:], chain.now[:0:-1])
   assert (back.now[0], back.next[-1]) == (0, 1)
-  for ours, again in zip(chain, timesteps.reverse(back), strict=True):
+  for ours, again in zip(chain, timesteps_lib.reverse(back), strict=True):
     np.testing.assert_array_equal(ours, again)
 
 
 @pytest.mark.parametrize('steps, td', [(1001, 0), (5, 1.0), (0, 0)])
 def test_impossible_steps_are_named(steps, td):
   with pytest.raises(ValueError, match='steps'):
-    timesteps.SemFlow().make(STRAIGHT, steps, td)
+    timesteps_lib.SemFlow().make(STRAIGHT, steps, td)
 
 
 def test_only_the_last_step_may_land_beyond():
-  grid = timesteps.SemFlow().make(STRAIGHT, 7)
+  grid = timesteps_lib.SemFlow().make(STRAIGHT, 7)
   early = grid._replace(next=grid.next - 0.2)
   with pytest.raises(ValueError, match='must lie in'):
-    timesteps.check(early)
+    timesteps_lib.check(early)

@@ -2,20 +2,20 @@ import numpy as np
 import parity
 import pytest
 
-from pix2seqd_jax.diffusion import logsnr, process, schedules, timesteps
+from pix2seqd_jax.diffusion import logsnr, process, schedules, timesteps as timesteps_lib
 from pix2seqd_jax.types import Grid
 
 
 def test_without_td_every_step_lands_where_the_next_begins():
   for num_steps in (1, 2, 7, 20, 1000):
-    now, after = timesteps.uniform(num_steps)
+    now, after = timesteps_lib.uniform(num_steps)
     assert now.dtype == after.dtype == np.float64
     assert now[0] == 1 and after[-1] == 0 and len(now) == num_steps
     np.testing.assert_array_equal(now[1:], after[:-1])
 
 
 def test_the_papers_asymmetric_intervals():
-  grid = timesteps.uniform(20, 2)
+  grid = timesteps_lib.uniform(20, 2)
   np.testing.assert_allclose(grid.now[:3], [1, 0.95, 0.9])
   np.testing.assert_allclose(grid.next[:3], [0.85, 0.8, 0.75])
   np.testing.assert_allclose(grid.next[-4:], [0.05, 0, 0, 0], atol=1e-12)
@@ -23,9 +23,9 @@ def test_the_papers_asymmetric_intervals():
 
 
 def test_td_makes_steps_longer_and_leaves_the_network_alone():
-  plain = timesteps.uniform(10)
+  plain = timesteps_lib.uniform(10)
   for td in (0.5, 1, 3.25, 40):
-    grid = timesteps.uniform(10, td)
+    grid = timesteps_lib.uniform(10, td)
     np.testing.assert_array_equal(grid.now, plain.now)
     np.testing.assert_allclose(
       grid.next, np.maximum(plain.next - td / 10, 0), atol=1e-15
@@ -35,18 +35,18 @@ def test_td_makes_steps_longer_and_leaves_the_network_alone():
 @pytest.mark.parametrize('steps', [0, -1, 2.5])
 def test_impossible_numbers_of_steps(steps):
   with pytest.raises((ValueError, TypeError), match='steps'):
-    timesteps.uniform(steps)
+    timesteps_lib.uniform(steps)
 
 
 @pytest.mark.parametrize('td', [-1.0, float('nan'), float('inf')])
 def test_impossible_td(td):
   with pytest.raises(ValueError, match='td='):
-    timesteps.uniform(5, td)
+    timesteps_lib.uniform(5, td)
 
 
 def test_bad_grids_are_named():
   good = np.array([1.0, 0.5])
-  timesteps.check(Grid(good, good - 0.5))
+  timesteps_lib.check(Grid(good, good - 0.5))
   for bad in (
     Grid(good, good[:1]),
     Grid(good[:0], good[:0]),
@@ -57,7 +57,7 @@ def test_bad_grids_are_named():
     Grid(good[:1], np.array([-0.1])),
   ):
     with pytest.raises(ValueError, match='grid'):
-      timesteps.check(bad)
+      timesteps_lib.check(bad)
 
 
 @pytest.mark.parametrize('num_steps', [5, 10, 20])
@@ -65,7 +65,7 @@ def test_bad_grids_are_named():
 def test_parity(shared, num_steps, td):
   name = 'pix2seq/pure/diffusion_steps.npz'
   oracle = np.load(shared / 'oracles' / name)
-  grid = timesteps.uniform(num_steps, td)
+  grid = timesteps_lib.uniform(num_steps, td)
   for key, ours in [('t', grid.now), ('tprev', grid.next)]:
     key = f'grid_{key}_{num_steps}_{td}'
     parity.check(name, key, ours, oracle[key])
@@ -82,7 +82,7 @@ CONTINUOUS = {
 @pytest.mark.parametrize('name', CONTINUOUS)
 @pytest.mark.parametrize('td', [0, 1.5])
 def test_steps_are_even_in_what_the_grid_is_named_for(name, td):
-  maker = timesteps.GRIDS[name](start=0.9, end=0.01)
+  maker = timesteps_lib.GRIDS[name](start=0.9, end=0.01)
   grid = maker.make(PROCESS, 7, td)
   clock = CONTINUOUS[name]
   assert grid.now[0] == 0.9 and grid.next[-1] == 0.01
@@ -94,24 +94,24 @@ def test_steps_are_even_in_what_the_grid_is_named_for(name, td):
   np.testing.assert_allclose(clock(grid.next), wanted, rtol=1e-9, atol=1e-12)
   if not td:
     np.testing.assert_array_equal(grid.now[1:], grid.next[:-1])
-  timesteps.check(grid)
+  timesteps_lib.check(grid)
 
 
 def test_the_uniform_grid_is_the_papers():
   for td in (0, 0.5, 2):
-    ours = timesteps.Uniform().make(None, 9, td)
-    jointly = zip(ours, timesteps.uniform(9, td), strict=True)
+    ours = timesteps_lib.Uniform().make(None, 9, td)
+    jointly = zip(ours, timesteps_lib.uniform(9, td), strict=True)
     for one, other in jointly:
       np.testing.assert_array_equal(one, other)
 
 
 def test_a_grid_may_lead_up():
-  grid = timesteps.Uniform(start=0.0, end=1.0).make(None, 4)
+  grid = timesteps_lib.Uniform(start=0.0, end=1.0).make(None, 4)
   np.testing.assert_allclose(grid.next, [0.25, 0.5, 0.75, 1])
 
 
 @pytest.mark.parametrize('name', ['leading', 'trailing', 'linspace'])
-@pytest.mark.parametrize('solver', timesteps.SOLVERS)
+@pytest.mark.parametrize('solver', timesteps_lib.SOLVERS)
 def test_discrete_grids_are_diffusers(shared, name, solver):
   file, prefix, config = {
     'ddim': ('sched_ddim', f'ddim/epsilon/{name}', {}),
@@ -125,7 +125,7 @@ def test_discrete_grids_are_diffusers(shared, name, solver):
       {'set_alpha_to_one': True},
     ),
   }[solver]
-  maker = timesteps.GRIDS[name](solver=solver, **config)
+  maker = timesteps_lib.GRIDS[name](solver=solver, **config)
   with np.load(shared / f'oracles/diffusers/{file}.npz') as oracle:
     for num_steps in (5, 10, 15, 20):
       grid = maker.make(None, num_steps)
@@ -144,14 +144,14 @@ def test_discrete_grids_are_diffusers(shared, name, solver):
 @pytest.mark.parametrize(
   'make, message',
   [
-    (lambda: timesteps.Uniform(end=-0.1), r'end=-0\.1 must be a time'),
-    (lambda: timesteps.Uniform(start=0.5, end=0.5), 'both 0.5'),
-    (lambda: timesteps.LogSNR().make(PROCESS, 4), 'logsnr cannot end at t=0'),
-    (lambda: timesteps.Leading().make(PROCESS, 4, 1.0), r'set sample\.td=0'),
-    (lambda: timesteps.Linspace().make(PROCESS, 2000), 'steps=2000 are more'),
-    (lambda: timesteps.Leading().make(PROCESS, 1000), 'begin at step 1000'),
-    (lambda: timesteps.Trailing(solver='euler'), "solver='euler'"),
-    (lambda: timesteps.Leading(steps_offset=-1), 'steps_offset=-1'),
+    (lambda: timesteps_lib.Uniform(end=-0.1), r'end=-0\.1 must be a time'),
+    (lambda: timesteps_lib.Uniform(start=0.5, end=0.5), 'both 0.5'),
+    (lambda: timesteps_lib.LogSNR().make(PROCESS, 4), 'logsnr cannot end at t=0'),
+    (lambda: timesteps_lib.Leading().make(PROCESS, 4, 1.0), r'set sample\.td=0'),
+    (lambda: timesteps_lib.Linspace().make(PROCESS, 2000), 'steps=2000 are more'),
+    (lambda: timesteps_lib.Leading().make(PROCESS, 1000), 'begin at step 1000'),
+    (lambda: timesteps_lib.Trailing(solver='euler'), "solver='euler'"),
+    (lambda: timesteps_lib.Leading(steps_offset=-1), 'steps_offset=-1'),
   ],
 )
 def test_impossible_grids_are_named(make, message):

@@ -10,13 +10,7 @@ import oracles
 import parity
 import pytest
 
-from pix2seqd_jax.diffusion import (
-  process,
-  samplers,
-  sampling,
-  schedules,
-  timesteps,
-)
+from pix2seqd_jax.diffusion import (process, samplers, sampling, schedules, timesteps as timesteps_lib)
 from pix2seqd_jax.encoding import bits
 from pix2seqd_jax.types import Prediction
 
@@ -143,7 +137,7 @@ def choose(name, z, original):
   schedule = parity.ReferenceSchedule(
     schedules.Sigmoid(-3, 3, 0.9) if 'sigmoid' in name else schedules.Cosine()
   )
-  grid = timesteps.uniform(
+  grid = timesteps_lib.uniform(
     int(z['steps']), float(re.search(r'td([\d.]+)', name)[1])
   )
   np.testing.assert_allclose(

@@ -7,7 +7,7 @@ from smoke import smoke_config
 from toy_inpainting import READING, toy_experiment
 
 from configs import ldmseg_shapes
-from pix2seqd_jax.diffusion import inpainting
+from pix2seqd_jax.diffusion import inpainting as inpainting_lib
 from pix2seqd_jax.experiment import build
 from pix2seqd_jax.inference import pipeline as pipeline_lib
 
@@ -89,7 +89,7 @@ def test_given_pixels_stay_where_they_are_to_be_kept(pipe):
 
 def test_all_given_is_the_mask_itself(pipe):
   whole = np.random.default_rng(0).integers(0, 8, (64, 64))
-  for completion_ in inpainting.VARIANTS:
+  for completion_ in inpainting_lib.VARIANTS:
     result = complete(
       pipe, whole, np.ones((64, 64), bool), completion=completion_
     )

@@ -62,13 +62,13 @@ NO_NOISE = np.zeros((2, 4, 6, 4), np.float32)
 
 
 def test_padding_is_the_middle_of_the_range(batch):
-  images = image_autoencoder.pictures(batch)
+  images = image_autoencoder.signed_images(batch)
   assert images.dtype == jnp.float32
   np.testing.assert_array_equal(images[1, 6:], 0)
   wanted = 2 * (batch['image'][0] / 255) - 1
   np.testing.assert_allclose(images[0], wanted, atol=1e-6)
   whole = {**batch, 'image': batch['image'].astype(np.float32) / 255}
-  np.testing.assert_allclose(image_autoencoder.pictures(whole), images)
+  np.testing.assert_allclose(image_autoencoder.signed_images(whole), images)
 
 
 def test_the_loss_by_its_definition(params, batch, gradients):
@@ -191,19 +191,19 @@ def test_the_first_pictures_are_masks(batch):
   given = labelled(batch)
   given['valid'] = given['valid'][::-1]
   made = model.with_masks(given, jax.random.key(0))
-  seen = image_autoencoder.pictures(made)
+  seen = image_autoencoder.signed_images(made)
   colors = model.palette.colors[given['semantic'][0]].astype(np.float32)
   moves = np.asarray(seen[0]) - (colors / 127.5 - 1)
   assert np.abs(moves).max() <= 30 / 127.5 + 1e-6
   assert np.abs(moves).max() > 25 / 127.5 and abs(moves.mean()) < 0.03
   assert np.asarray(made['valid']).all()
   np.testing.assert_allclose(
-    seen[1], image_autoencoder.pictures(given)[1], atol=1e-6
+    seen[1], image_autoencoder.signed_images(given)[1], atol=1e-6
   )
   # What the host has painted goes before.
   painted = np.full((2, 8, 12, 3), 255, np.uint8)
   made = model.with_masks({**given, 'colors': painted}, jax.random.key(0))
-  again = np.asarray(image_autoencoder.pictures(made)[0])
+  again = np.asarray(image_autoencoder.signed_images(made)[0])
   np.testing.assert_allclose(again - 1, moves, atol=1e-5)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import oracles
 import pytest
 
-from pix2seqd_jax.diffusion import samplers, timesteps
+from pix2seqd_jax.diffusion import samplers, timesteps as timesteps_lib
 from pix2seqd_jax.encoding.cells import CELLS, cells_of
 from pix2seqd_jax.models.ldmseg import LDMSeg
 
@@ -63,7 +63,7 @@ def params():
   return weights(tiny())
 
 
-def pictures(num=2):
+def signed_images(num=2):
   rng = np.random.default_rng(0)
   return {
     'image': jnp.asarray(rng.integers(0, 256, (num, 16, 16, 3), np.uint8)),
@@ -90,7 +90,7 @@ def draw(params):
         params,
         batch,
         keys,
-        grid=timesteps.Blocks().make(model.process, 4),
+        grid=timesteps_lib.Blocks().make(model.process, 4),
         stepper=samplers.DDIM(),
         **options,
       )
@@ -108,7 +108,7 @@ def test_the_input_of_the_unet():
 
 def test_loss_trains_the_unet_alone(params):
   model = tiny()
-  batch = {**pictures(), 'instance': ids()}
+  batch = {**signed_images(), 'instance': ids()}
 
   def loss(net, frozen):
     whole = {'net': net, 'stats': {}, 'frozen': frozen}
@@ -124,7 +124,7 @@ def test_loss_trains_the_unet_alone(params):
 
 
 def test_padding_and_cached_latents(params):
-  model, batch = tiny(), pictures()
+  model, batch = tiny(), signed_images()
   encode = quick(lambda params, b: model.encode(params, b, None).condition)
   plain = encode(params, batch)
   black = jnp.where(batch['valid'][..., None], batch['image'], 0)
@@ -136,7 +136,7 @@ def test_padding_and_cached_latents(params):
 
 
 def test_all_given_and_nothing_given(params, draw):
-  batch, model = pictures(), tiny()
+  batch, model = signed_images(), tiny()
   plain = draw(batch)
 
   def given(known):
@@ -174,7 +174,7 @@ def test_cells_of_single_pixels():
 
 def test_strength_needs_a_mask(draw):
   with pytest.raises(ValueError, match='strength'):
-    draw(pictures(), strength=0.5)
+    draw(signed_images(), strength=0.5)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_descriptors(descriptor, network, length):
   if descriptor == 'clip_image':
     told['features'] = 6
   model = tiny(descriptor=descriptor, descriptor_args=told)
-  params, batch = weights(model), pictures()
+  params, batch = weights(model), signed_images()
   condition = model.encode(params, batch, None).condition
   width = model.describer.width
   assert condition['context'].shape == (2, length, width)
@@ -227,7 +227,7 @@ def test_reads_logits_as_stage_1_does(params):
 def test_a_classifier_names_segments():
   head = {'width': 8, 'num_blocks': 1, 'dilations': (1,), 'groups': 4}
   model = tiny(classifier={'head': head})
-  params, batch = weights(model), pictures()
+  params, batch = weights(model), signed_images()
   z = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 4, 4)))
   raw = quick(lambda p, z: model.decode(p, z.astype(jnp.float32), batch))(
     params, z

@@ -13,7 +13,7 @@ import parity
 import pytest
 
 from configs import common
-from pix2seqd_jax.diffusion import samplers, timesteps
+from pix2seqd_jax.diffusion import samplers, timesteps as timesteps_lib
 from pix2seqd_jax.models.ldmseg import LDMSeg
 from pix2seqd_jax.pretrained import (
   mask_autoencoder,
@@ -183,7 +183,7 @@ def test_sampling_function(original, steps=10):
       params,
       batch,
       keys,
-      grid=timesteps.Blocks().make(model.process, steps),
+      grid=timesteps_lib.Blocks().make(model.process, steps),
       stepper=samplers.STEPPERS['ddim'](),
     )
   )(params, jax.random.split(jax.random.key(0), 2))

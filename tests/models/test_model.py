@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import noise, samplers, schedules, timesteps
+from pix2seqd_jax.diffusion import noise, samplers, schedules, timesteps as timesteps_lib
 from pix2seqd_jax.diffusion.process import Process
 from pix2seqd_jax.models import model
 from pix2seqd_jax.train import evaluate
@@ -50,7 +50,7 @@ KEYS = jax.random.split(jax.random.key(0), 2)
 
 def sample(tiny=Tiny(), batch=BATCH, keys=KEYS, **kwargs):
   sampler = evaluate.make_sampler(
-    tiny, grid=timesteps.uniform(3), stepper=samplers.DDIM(), **kwargs
+    tiny, grid=timesteps_lib.uniform(3), stepper=samplers.DDIM(), **kwargs
   )
   return sampler({}, batch, keys)
 

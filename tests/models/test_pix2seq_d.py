@@ -10,7 +10,7 @@ import parity
 import pytest
 from flax import traverse_util
 
-from pix2seqd_jax.diffusion import noise, samplers, timesteps
+from pix2seqd_jax.diffusion import noise, samplers, timesteps as timesteps_lib
 from pix2seqd_jax.models.pix2seq_d import CONDITIONALS, LOSSES, Pix2SeqD
 from pix2seqd_jax.pretrained import pix2seq_tf
 from pix2seqd_jax.types import inputs_only
@@ -159,7 +159,7 @@ def sampled(model, params, batch, keys, steps=3):
       p,
       b,
       k,
-      grid=timesteps.uniform(steps),
+      grid=timesteps_lib.uniform(steps),
       stepper=samplers.STEPPERS['ddim'](),
     )
   )(params, inputs_only(batch), keys)
@@ -194,7 +194,7 @@ def test_every_loss_and_condition_traces(conditional, loss_kind):
         params,
         inputs_only(batch),
         keys_of(0, 3),
-        grid=timesteps.uniform(2),
+        grid=timesteps_lib.uniform(2),
         stepper=samplers.STEPPERS['ddim'](),
       ),
       params,
@@ -254,7 +254,7 @@ def test_several_samples_of_a_picture_lie_side_by_side(tiny):
       p,
       b,
       k,
-      grid=timesteps.uniform(2),
+      grid=timesteps_lib.uniform(2),
       stepper=samplers.STEPPERS['ddim'](),
       num_samples=3,
     )
@@ -304,7 +304,7 @@ def test_bfloat16_keeps_parameters_loss_and_bits_in_float32():
       params,
       inputs_only(batch),
       keys_of(0, 3),
-      grid=timesteps.uniform(2),
+      grid=timesteps_lib.uniform(2),
       stepper=samplers.STEPPERS['ddim'](),
     )
     return params, loss, x_0

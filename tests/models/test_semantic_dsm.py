@@ -6,7 +6,7 @@ import known_flow
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import samplers, timesteps
+from pix2seqd_jax.diffusion import samplers, timesteps as timesteps_lib
 from pix2seqd_jax.models.semantic_dsm import SemanticDSM
 from pix2seqd_jax.types import inputs_only
 
@@ -41,7 +41,7 @@ def test_knowing_the_noise_it_finds_the_mask(stepper):
     PARAMS,
     inputs_only(BATCH),
     KEYS,
-    grid=timesteps.Trailing(set_alpha_to_one=True).make(MODEL.process, 4),
+    grid=timesteps_lib.Trailing(set_alpha_to_one=True).make(MODEL.process, 4),
     stepper=samplers.STEPPERS[stepper](),
   )
   wanted = MODEL.target(PARAMS, BATCH, KEYS[0])[0]
@@ -68,7 +68,7 @@ def test_it_draws_no_pictures():
       PARAMS,
       given,
       KEYS,
-      grid=timesteps.uniform(2),
+      grid=timesteps_lib.uniform(2),
       stepper=samplers.DDIM(),
     )
 

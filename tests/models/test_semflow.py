@@ -8,7 +8,7 @@ import known_flow
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import samplers, timesteps
+from pix2seqd_jax.diffusion import samplers, timesteps as timesteps_lib
 from pix2seqd_jax.models import reflow
 from pix2seqd_jax.models.semflow import SemFlow
 from pix2seqd_jax.types import inputs_only
@@ -24,7 +24,7 @@ def sample(model, batch, steps=4, stepper='euler', keys=KEYS, **kwargs):
     PARAMS,
     batch,
     keys,
-    grid=timesteps.uniform(steps),
+    grid=timesteps_lib.uniform(steps),
     stepper=samplers.STEPPERS[stepper](),
     **kwargs,
   )
@@ -265,7 +265,7 @@ def test_noise_in_place_of_the_picture_is_refused():
     with pytest.raises(ValueError, match='do not begin in noise'):
       TOY.sample(
         *(PARAMS, inputs_only(BATCH), KEYS),
-        grid=timesteps.uniform(4),
+        grid=timesteps_lib.uniform(4),
         stepper=stepper,
       )
   euler = sample(TOY, inputs_only(BATCH))

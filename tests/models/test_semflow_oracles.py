@@ -12,7 +12,7 @@ import parity
 import pytest
 from flax import traverse_util
 
-from pix2seqd_jax.diffusion import samplers, timesteps
+from pix2seqd_jax.diffusion import samplers, timesteps as timesteps_lib
 from pix2seqd_jax.encoding import anchors
 from pix2seqd_jax.models.semflow import SemFlow
 from pix2seqd_jax.pretrained import mapping, part, sd_unet, sd_vae, torch_files
@@ -213,7 +213,7 @@ def test_both_ways(original):
           params,
           batch | told,
           keys,
-          grid=timesteps.SemFlow().make(model.process, steps),
+          grid=timesteps_lib.SemFlow().make(model.process, steps),
           stepper=samplers.Euler(),
         )
       wanted = nhwc(z[f'sample_{way}/steps{steps}_final'])

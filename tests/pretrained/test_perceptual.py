@@ -15,7 +15,7 @@ def plain():
   return perceptual.Features()
 
 
-def pictures(seed, num=3):
+def signed_images(seed, num=3):
   rng = np.random.default_rng(seed)
   return rng.integers(0, 256, (num, 16, 16, 3), np.uint8)
 
@@ -25,7 +25,7 @@ def test_without_files_they_say_so(plain):
 
 
 def test_random_weights_are_always_the_same_and_keep_the_scale(plain):
-  x = pictures(0)
+  x = signed_images(0)
   found = np.asarray(plain.embed(x))
   assert found.shape == (3, 64 + 128 + 256)
   np.testing.assert_array_equal(found, perceptual.Features().embed(x))
@@ -35,7 +35,7 @@ def test_random_weights_are_always_the_same_and_keep_the_scale(plain):
 
 
 def test_a_distance_that_grows(plain):
-  x, noise = pictures(0), pictures(1)
+  x, noise = signed_images(0), signed_images(1)
   steps = [0, 0.1, 0.3, 1]
   rows = [
     plain.distance(x, ((1 - s) * x + s * noise).astype(np.uint8)) for s in steps
@@ -47,7 +47,7 @@ def test_a_distance_that_grows(plain):
 def test_pictures_that_are_split_over_devices(plain):
   mesh = jax.make_mesh((2,), ('data',))
   where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
-  x = pictures(0, 4)
+  x = signed_images(0, 4)
   split = jax.device_put(x, where)
   np.testing.assert_allclose(plain.embed(split), plain.embed(x), rtol=1e-4)
 
@@ -60,7 +60,7 @@ def test_weights_of_files(plain, tmp_path):
   save.save(lpips_vgg.PART, module, variables, tmp_path)
   ours = perceptual.Features(lpips=str(tmp_path))
   assert (ours.network, ours.is_trained) == ('vgg', True)
-  one, two = pictures(0), pictures(1)
+  one, two = signed_images(0), signed_images(1)
   wanted = perceptual._distance(variables, one, two)
   np.testing.assert_allclose(ours.distance(one, two), wanted, rtol=1e-4)
   assert not np.allclose(ours.embed(one), plain.embed(one), rtol=1e-2)

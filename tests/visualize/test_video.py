@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from pix2seqd_jax.visualize import video
+from pix2seqd_jax.visualize import video as video_lib
 
 
 def frames(count=5, size=(9, 15)):
@@ -19,7 +19,7 @@ def frames(count=5, size=(9, 15)):
 
 def test_a_gif_shows_every_frame_for_its_time_and_begins_again(tmp_path):
   wanted = frames()
-  path = video.write(tmp_path / 'new' / 'a.gif', wanted, fps=20, hold=2)
+  path = video_lib.write(tmp_path / 'new' / 'a.gif', wanted, fps=20, hold=2)
   with Image.open(path) as film:
     assert film.n_frames == 5 and film.info['loop'] == 0
     times = []
@@ -30,7 +30,7 @@ def test_a_gif_shows_every_frame_for_its_time_and_begins_again(tmp_path):
 
 
 def test_one_frame_is_a_film(tmp_path):
-  path = video.write(tmp_path / 'a.GIF', frames(1))
+  path = video_lib.write(tmp_path / 'a.GIF', frames(1))
   with Image.open(path) as film:
     assert film.size == (15, 9)
 
@@ -55,7 +55,7 @@ def ffmpeg(monkeypatch):
 
 def test_an_mp4_has_even_sides_and_holds_its_ends(tmp_path, ffmpeg):
   wanted = frames(3)
-  video.write(tmp_path / 'a.mp4', wanted, fps=4, hold=0.5)
+  video_lib.write(tmp_path / 'a.mp4', wanted, fps=4, hold=0.5)
   assert ffmpeg['size'] == (14, 8) and ffmpeg['block'] == 2
   assert ffmpeg['closed'] and ffmpeg['path'].endswith('a.mp4')
   order = [0, 0, 1, 2, 2]
@@ -66,21 +66,21 @@ def test_an_mp4_has_even_sides_and_holds_its_ends(tmp_path, ffmpeg):
 def test_an_mp4_without_its_package_says_what_to_do(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'imageio_ffmpeg', None)
   with pytest.raises(ValueError, match=r'imageio-ffmpeg .*; or write a GIF'):
-    video.write(tmp_path / 'new' / 'a.mp4', frames(2))
+    video_lib.write(tmp_path / 'new' / 'a.mp4', frames(2))
   assert not list(tmp_path.iterdir())
 
 
 def test_bad_arguments(tmp_path):
   with pytest.raises(ValueError, match=r'must end with \.gif or \.mp4'):
-    video.write(tmp_path / 'a.webm', frames())
+    video_lib.write(tmp_path / 'a.webm', frames())
   path = tmp_path / 'a.gif'
   with pytest.raises(ValueError, match='at least one frame'):
-    video.write(path, [])
+    video_lib.write(path, [])
   with pytest.raises(ValueError, match=r'not float64 \(2, 2, 3\)'):
-    video.write(path, [np.zeros((2, 2, 3))])
+    video_lib.write(path, [np.zeros((2, 2, 3))])
   with pytest.raises(ValueError, match=r'one size, not \[\(8, 15\), \(9, 15\)'):
-    video.write(path, [*frames(1), *frames(1, (8, 15))])
+    video_lib.write(path, [*frames(1), *frames(1, (8, 15))])
   for bad in ({'fps': 0}, {'fps': 101}, {'hold': -1}):
     with pytest.raises(ValueError, match='must lie in'):
-      video.write(path, frames(), **bad)
+      video_lib.write(path, frames(), **bad)
   assert not path.exists()
