@@ -1,15 +1,15 @@
 """What a mask size allows: PQ of the truth sent through it.
 
-  python -m benchmarks.ceiling --mask 64 128 256 --max_instances 101
+  python -m benchmarks.ceiling --mask 64 128 256 --num_ids 101
 
 No network: the truth goes through the eval transforms of the config, down to
-the mask (nearest), loses the smallest segments above max_instances - 1, and
+the mask (nearest), loses the smallest segments above num_ids - 1, and
 is read out again as a perfect prediction would be. No model of that mask size
 scores more.
 
-`image factor` is the side of the picture over that of the mask. At 1 labels
+`image factor` is the side of the image over that of the mask. At 1 labels
 are resized once: what the mask alone allows. At 2 they are resized to the
-picture and then to the mask, as in training; two nearest resizes with
+image and then to the mask, as in training; two nearest resizes with
 half-pixel centres shift more than one (by 1.5 of 4 pixels where one step
 shifts by 0.5), which costs small segments.
 """
@@ -32,7 +32,7 @@ class Setting:
 
   mask: int
   image_factor: float
-  max_instances: int
+  num_ids: int
 
 
 def experiment_of(config, setting: Setting, min_pixels: int):
@@ -41,8 +41,8 @@ def experiment_of(config, setting: Setting, min_pixels: int):
   values = {
     'data.mask_size': (setting.mask,) * 2,
     'data.image_size': (image,) * 2,
-    'data.max_instances': setting.max_instances,
-    'model.instance_bits': (setting.max_instances - 1).bit_length(),
+    'data.num_ids': setting.num_ids,
+    'model.instance_bits': (setting.num_ids - 1).bit_length(),
     'task.min_pixels': min_pixels,
   }
   return build.Experiment(common.override(config, values))
@@ -61,7 +61,7 @@ def ceiling(experiment: build.Experiment, source, num_examples=None) -> dict:
     [meta] = batch['meta']
     raw = {k: batch[k][0] for k in ('semantic', 'instance')}
     raw['score'] = np.ones(raw['semantic'].shape, np.float32)
-    found = experiment.model.read_out(raw, meta)
+    found = experiment.model.postprocess(raw, meta)
     state = experiment.task.metrics(experiment.task.refine(found), meta)
     total = state if total is None else total.merge(state)
   return total.compute()
@@ -70,7 +70,7 @@ def ceiling(experiment: build.Experiment, source, num_examples=None) -> dict:
 def tables(settings, results) -> list[str]:
   """All scores of each setting, and PQ of each class."""
   rows = [
-    [s.mask, s.image_factor, s.max_instances]
+    [s.mask, s.image_factor, s.num_ids]
     + [
       r.get(f'{key}{group}')
       for group in ('', '_things', '_stuff')
@@ -86,7 +86,7 @@ def tables(settings, results) -> list[str]:
   classes = [[k.partition('/')[2], *(r[k] for r in results)] for k in names]
   per_class = ['PQ of class']
   per_class += [
-    f'{s.mask}, x{s.image_factor:g}, {s.max_instances} ids' for s in settings
+    f'{s.mask}, x{s.image_factor:g}, {s.num_ids} ids' for s in settings
   ]
   return [common.table(columns, rows), common.table(per_class, classes)]
 
@@ -95,7 +95,7 @@ def main(argv=None) -> int:
   argv = common.arguments(argv)
   parser = common.parser(NAME, __doc__, 'configs/pix2seq_d_nuclei.py')
   parser.add_argument('--mask', type=int, nargs='+', default=(64, 128, 256))
-  parser.add_argument('--max_instances', type=int, nargs='+', default=(101,))
+  parser.add_argument('--num_ids', type=int, nargs='+', default=(101,))
   parser.add_argument('--num_examples', type=int, help='all without')
   parser.add_argument('--image_factor', type=float, nargs='+', default=(1, 2))
   parser.add_argument(
@@ -107,7 +107,7 @@ def main(argv=None) -> int:
     Setting(mask, factor, count)
     for factor in args.image_factor
     for mask in args.mask
-    for count in args.max_instances
+    for count in args.num_ids
   ]
   results = []
   for setting in settings:
@@ -122,7 +122,7 @@ def main(argv=None) -> int:
     name=NAME,
     title='The ceiling of a mask size',
     about=f'{config.data.name}, '
-    f'{min(len(source), args.num_examples or len(source))} pictures, segments '
+    f'{min(len(source), args.num_examples or len(source))} images, segments '
     f'below {experiment.task.min_pixels} pixels dropped',
     parts=parts,
     numbers={

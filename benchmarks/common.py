@@ -50,7 +50,7 @@ def load_config(
   module_spec = importlib.util.spec_from_file_location('recipe_', paths[0])
   module = importlib.util.module_from_spec(module_spec)
   if str(REPO) not in sys.path:
-    sys.path.insert(0, str(REPO))  # recipes import configs.common
+    sys.path.insert(0, str(REPO))  # configs import configs.common
   module_spec.loader.exec_module(module)
   config = module.get_config(*filter(None, [argument]))
   return override(config, parse_overrides(overrides))
@@ -131,12 +131,12 @@ def hardware() -> str:
 
 
 def sizes(config: Mapping[str, Any]) -> str:
-  """Data set, picture, mask and bits of a config, for the header."""
+  """Data set, image, mask and bits of a config, for the header."""
   data, model = config['data'], config['model']
   image, mask = (
     'x'.join(map(str, data[key])) for key in ('image_size', 'mask_size')
   )
-  text = f'{data["name"]}, pictures {image}, masks {mask}'
+  text = f'{data["name"]}, images {image}, masks {mask}'
   if 'class_bits' in model:
     text += f', {model["class_bits"]}+{model["instance_bits"]} bits'
   return text

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from pix2seqd_jax.diffusion import dormand_prince, sampler as sampler_lib
+from pix2seqd_jax.diffusion import dormand_prince
+from pix2seqd_jax.diffusion import sampler as sampler_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,29 +16,29 @@ class Counted:
   """rk45 that tells of its effort as it samples; on one device.
 
   Attributes:
-    stepper: the solver.
-    told: gets for each row of the grid int32 [2, b], of each example the calls
+    sampler: the solver.
+    told: gets for each row of the timesteps int32 [2, b], of each example the calls
       of the network and whether max_steps cut it short; [True] of ways from
       the data to the source.
   """
 
-  stepper: dormand_prince.RK45
+  sampler: dormand_prince.RK45
   told: dict[bool, list[np.ndarray]] = dataclasses.field(
     default_factory=lambda: {False: [], True: []}
   )
 
   def init(self, x: Any) -> Any:
     """As the solver's."""
-    return self.stepper.init(x)
+    return self.sampler.init(x)
 
-  def times(self, process: Any, grid: Any) -> np.ndarray:
+  def times(self, process: Any, timesteps: Any) -> np.ndarray:
     """As the solver's."""
-    return self.stepper.times(process, grid)
+    return self.sampler.times(process, timesteps)
 
-  def plan(self, process: Any, grid: Any) -> tuple[tuple[Any, Any], ...]:
+  def plan(self, process: Any, timesteps: Any) -> tuple[tuple[Any, Any], ...]:
     """The solver's parts, which report."""
-    back = bool(grid.next[0] > grid.now[0])
-    parts = self.stepper.plan(process, grid)
+    back = bool(timesteps.next[0] > timesteps.now[0])
+    parts = self.sampler.plan(process, timesteps)
     return tuple(
       (_Telling(part, self.told[back]), rows) for part, rows in parts
     )
@@ -63,49 +64,49 @@ def _effort(carry):
   return carry.memory.calls, carry.memory.unfinished
 
 
-def counted(stepper: Any) -> Any:
-  """The stepper, or where it is rk45, one that counts."""
-  if isinstance(stepper, dormand_prince.RK45):
-    return Counted(stepper)
-  return stepper
+def counted(sampler: Any) -> Any:
+  """The sampler, or where it is rk45, one that counts."""
+  if isinstance(sampler, dormand_prince.RK45):
+    return Counted(sampler)
+  return sampler
 
 
 def calls(
-  stepper: Any,
+  sampler: Any,
   process: Any,
-  grid: Any,
+  timesteps: Any,
   back: bool = False,
   real: Sequence[np.ndarray] | None = None,
 ) -> float:
   """Calls of the network for an example, in the mean.
 
   Args:
-    stepper: from `counted`, after it has sampled.
+    sampler: from `counted`, after it has sampled.
     process: of the model.
-    grid: what it sampled by.
+    timesteps: what it sampled by.
     back: on the way from the data to the source.
     real: of each batch that was sampled, bool [b]: which of its examples
       count, the rest being fillers; None: all.
   """
-  if not isinstance(stepper, Counted):
-    return float(sampler_lib.evaluations(stepper, process, grid))
-  found = _of_examples(stepper, back, real)
-  return float(found[0].mean()) * len(grid.now) if found.size else 0.0
+  if not isinstance(sampler, Counted):
+    return float(sampler_lib.evaluations(sampler, process, timesteps))
+  found = _of_examples(sampler, back, real)
+  return float(found[0].mean()) * len(timesteps.now) if found.size else 0.0
 
 
 def cut_short(
-  stepper: Any, back: bool = False, real: Sequence[np.ndarray] | None = None
+  sampler: Any, back: bool = False, real: Sequence[np.ndarray] | None = None
 ) -> int:
   """Intervals that rk45's max_steps cut short; arguments as of `calls`."""
-  if not isinstance(stepper, Counted):
+  if not isinstance(sampler, Counted):
     return 0
-  return int(_of_examples(stepper, back, real)[1].sum())
+  return int(_of_examples(sampler, back, real)[1].sum())
 
 
-def _of_examples(stepper, back, real):
+def _of_examples(sampler, back, real):
   """int [2, n]: what was told of the examples that count."""
   jax.effects_barrier()
-  told = stepper.told[back]
+  told = sampler.told[back]
   if not told:
     return np.zeros((2, 0), int)
   if real is not None:

@@ -63,10 +63,12 @@ def on_mesh(config, num_devices: int):
 def make_sampler(experiment: build.Experiment):
   """(params, inputs, keys) -> Raw, and x_0 before any threshold under 'x_0'."""
   model = experiment.model
-  grid, stepper = experiment.grid(), experiment.stepper
+  timesteps, sampler = experiment.timesteps(), experiment.sampler
 
   def sample(params, batch, keys):
-    x_0 = model.sample(params, batch, keys, grid=grid, stepper=stepper)
+    x_0 = model.sample(
+      params, batch, keys, timesteps=timesteps, sampler=sampler
+    )
     return {**model.decode(params, x_0, batch), 'x_0': x_0}
 
   where = sharding.batch_sharding(experiment.mesh)
@@ -74,7 +76,7 @@ def make_sampler(experiment: build.Experiment):
 
 
 def measure(experiment, sampler, folder: pathlib.Path, step: int):
-  """(x_0 of all batches, PQ, share of the parameters on one device)."""
+  """(x_0 of all batches, PQ, fraction of the parameters on one device)."""
   mesh, drawn = experiment.mesh, []
   params = workdirs.load_params(experiment, folder, step, mesh=mesh)
 
@@ -94,24 +96,24 @@ def measure(experiment, sampler, folder: pathlib.Path, step: int):
   )
   leaves = jax.tree.leaves(params)
   held = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
-  share = held / sum(leaf.size for leaf in leaves)
-  return np.concatenate(drawn), metrics['pq'], share
+  fraction = held / sum(leaf.size for leaf in leaves)
+  return np.concatenate(drawn), metrics['pq'], fraction
 
 
 def work(num_devices: int, config_file: pathlib.Path) -> None:
   """Trains in FOLDER/N, measures it and FOLDER/1; writes FOLDER/N.{npz,json}"""
   if jax.device_count() != num_devices:
-    raise RuntimeError(f'{jax.device_count()} devices, wanted {num_devices}.')
+    raise RuntimeError(f'{jax.device_count()} devices, expected {num_devices}.')
   config = on_mesh(common.load_config(str(config_file)), num_devices)
   folder = config_file.parent
   commands.train(config, folder / str(num_devices))
   experiment = build.Experiment(config)
   sampler, found = make_sampler(experiment), {}
   for name, other in (('own', num_devices), ('same', 1)):
-    x_0, pq, share = measure(
+    x_0, pq, fraction = measure(
       experiment, sampler, folder / str(other), config.train.steps
     )
-    found[name] = {'pq': pq, 'share': share}
+    found[name] = {'pq': pq, 'share': fraction}
     np.save(folder / f'{num_devices}-{name}.npy', x_0)
   (folder / f'{num_devices}.json').write_text(json.dumps(found))
 
@@ -202,7 +204,7 @@ def main(argv=None) -> int:
   config_file = runs.write_config(config, folder / 'config.py')
   for num_devices in MESHES:
     start(num_devices, config_file)
-  rows, share = compare(folder, Bars())
+  rows, fraction = compare(folder, Bars())
   fine = all(row[-1] is not False for row in rows)
   columns = ('', '1 device', '8 devices', 'difference', 'bar', 'passed')
   axes = ', '.join(f'{name} {size}' for name, size in MESHES[8]['mesh'])
@@ -215,10 +217,10 @@ def main(argv=None) -> int:
     f'{args.steps} steps, forced host devices as ({axes})',
     parts=[
       common.table(columns, rows),
-      f'Each of the eight holds {100 * share:.0f} % of the parameters: '
+      f'Each of the eight holds {100 * fraction:.0f} % of the parameters: '
       f'{"passed" if fine else "FAILED"}.',
     ],
-    numbers={'passed': fine, 'rows': rows, 'share_per_device': share},
+    numbers={'passed': fine, 'rows': rows, 'share_per_device': fraction},
   )
   return int(not fine)
 

@@ -1,4 +1,4 @@
-"""What overlays and exports of one large picture cost, by its segments.
+"""What overlays and exports of one large image cost, by its segments.
 
   python -m benchmarks.exports --megapixels 12 --segments 10 400
 
@@ -33,7 +33,7 @@ _SORTING, _OVERLAY = 'colours by sorting', 'overlay'
 
 
 def scene(pixels: int, num_segments: int, seed: int = 0):
-  """A picture of 4:3 full of discs: (image, ids, segments)."""
+  """An image of 4:3 full of discs: (image, ids, segments)."""
   rng = np.random.default_rng(seed)
   height = round((pixels * 3 / 4) ** 0.5)
   width = height * 4 // 3
@@ -155,7 +155,7 @@ def main(argv=None) -> int:
     args,
     argv,
     name=NAME,
-    title='Overlays and exports of a large picture',
+    title='Overlays and exports of a large image',
     about=f'{pixels / 1e6:.1f} million pixels',
     parts=[common.table(columns, rows), *(f'MISSED: {w}.' for w in wrong)],
     numbers={'rows': rows, 'missed': wrong},

@@ -2,7 +2,7 @@
 
   python -m benchmarks.faults --share 0.05
 
-Copies the files of a recipe, damages --share of the training files in eight
+Copies the files of a config, damages --fraction of the training files in eight
 ways (each in an example of its own), and asks two things. `validate` must list
 exactly the damaged files, each with its rule, and nothing of the copy before
 it was damaged. Training with data.on_bad_example='skip' over one epoch must
@@ -90,14 +90,14 @@ def _lost_id(path, ids):
   _save(path, np.where(ids == numbers[counts.argmin()], 0, ids))
 
 
-# Way -> (what it does, to the picture or the map, the rule that it breaks).
+# Way -> (what it does, to the image or the map, the rule that it breaks).
 WAYS = {
-  'missing picture': (_remove, 'images', 'missing_file'),
+  'missing image': (_remove, 'images', 'missing_file'),
   'empty map': (_empty, 'panoptic', 'empty_file'),
-  'truncated picture': (_truncate, 'images', 'unreadable_picture'),
+  'truncated image': (_truncate, 'images', 'unreadable_image'),
   'truncated map': (_truncate, 'panoptic', 'unreadable_map'),
-  'text for a picture': (_text, 'images', 'unreadable_picture'),
-  'picture of another size': (_shrink, 'images', 'sizes_differ'),
+  'text for an image': (_text, 'images', 'unreadable_image'),
+  'image of another size': (_shrink, 'images', 'sizes_differ'),
   'map with a strange id': (_strange_id, 'panoptic', 'id_not_in_json'),
   'map without a named id': (_lost_id, 'panoptic', 'id_not_in_map'),
 }
@@ -122,7 +122,7 @@ def keep_first(path: pathlib.Path, count: int) -> None:
   path.write_text(json.dumps(data))
 
 
-def damage(places, share: float, seed: int) -> list[Damage]:
+def damage(places, fraction: float, seed: int) -> list[Damage]:
   """Damages files of a data set in COCO panoptic layout.
 
   Args:
@@ -133,7 +133,7 @@ def damage(places, share: float, seed: int) -> list[Damage]:
   data = json.loads(pathlib.Path(places['annotations']).read_text())
   names = {image['id']: image['file_name'] for image in data['images']}
   annotations = data['annotations']
-  count = max(len(WAYS), round(share * 2 * len(annotations)))
+  count = max(len(WAYS), round(fraction * 2 * len(annotations)))
   chosen = random.Random(seed).sample(range(len(annotations)), count)
   done = []
   for i, index in enumerate(chosen):
@@ -153,9 +153,9 @@ def damage(places, share: float, seed: int) -> list[Damage]:
 
 def compare(damaged, found) -> tuple[list, list]:
   """(what `validate` did not list, what it listed and should not have)."""
-  wanted = {(d.rule, d.file) for d in damaged}
+  expected = {(d.rule, d.file) for d in damaged}
   listed = {(fault.rule, fault.file) for fault in found}
-  return sorted(wanted - listed), sorted(listed - wanted)
+  return sorted(expected - listed), sorted(listed - expected)
 
 
 def train(config, damaged, folder: pathlib.Path) -> tuple[int, list, list]:
@@ -179,7 +179,7 @@ def train(config, damaged, folder: pathlib.Path) -> tuple[int, list, list]:
 
 
 def make_config(args, root: pathlib.Path):
-  """The recipe on the copy: one epoch, nothing saved or evaluated between."""
+  """The config on the copy: one epoch, nothing saved or evaluated between."""
   return common.override(
     common.load_config(args.config),
     {
@@ -224,7 +224,7 @@ def _verdict(damaged, before, missed, false, ended, named, strange):
 def main(argv=None) -> int:
   argv = common.arguments(argv)
   parser = common.parser(NAME, __doc__, 'configs/pix2seq_d_nuclei.py:smoke')
-  parser.add_argument('--data', type=pathlib.Path, help="else the recipe's")
+  parser.add_argument('--data', type=pathlib.Path, help="else the config's")
   parser.add_argument('--num', type=int, default=0, help='examples; 0: all')
   parser.add_argument('--share', type=float, default=0.05, help='of the files')
   parser.add_argument('--seed', type=int, default=0, help='of the damage')
@@ -239,7 +239,7 @@ def main(argv=None) -> int:
   entry, places = data.source_args(schema.plain(config)['data'], 'train')
   keep_first(pathlib.Path(places['annotations']), args.num)
   before = validate(entry, places)
-  damaged = damage(places, args.share, args.seed)
+  damaged = damage(places, args.fraction, args.seed)
   start = time.perf_counter()
   after = validate(entry, places)
   seconds = time.perf_counter() - start

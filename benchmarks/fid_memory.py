@@ -1,8 +1,8 @@
 """How much memory and time FID takes beside the features themselves.
 
-  python -m benchmarks.fid_memory --pictures 5000 --width 2048
+  python -m benchmarks.fid_memory --images 5000 --width 2048
 
-Random features arrive as in an evaluation, picture by picture; a process of
+Random features arrive as in an evaluation, image by image; a process of
 its own draws and adds them, then another also takes the distance, and the
 kernel tells the most that each had in memory. Exits with 1 where the second
 had 2 GiB more than the first.
@@ -26,7 +26,7 @@ from pix2seqd_jax.metrics.fid import FID
 
 rng = np.random.default_rng(0)
 total, start = FID.empty(), time.perf_counter()
-for _ in range({pictures}):
+for _ in range({images}):
   made, real = rng.standard_normal((2, 1, {width}), np.float32)
   total = total.merge(FID.from_features(made + 0.1, real))
 print('seconds to add', time.perf_counter() - start, file=sys.stderr)
@@ -38,19 +38,19 @@ print('seconds to take', time.perf_counter() - start, file=sys.stderr)
 """
 
 
-def scripts(pictures: int, width: int) -> dict[str, str]:
+def scripts(images: int, width: int) -> dict[str, str]:
   """{step: a program of Python}."""
-  add = _ADD.format(pictures=pictures, width=width)
+  add = _ADD.format(images=images, width=width)
   return {'features': add.strip(), 'distance': (add + _TAKE).strip()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   argv = common.arguments(argv)
   parser = common.parser(NAME, __doc__)
-  parser.add_argument('--pictures', type=int, default=5000)
+  parser.add_argument('--images', type=int, default=5000)
   parser.add_argument('--width', type=int, default=2048)
   args = parser.parse_args(argv)
-  programs = scripts(args.pictures, args.width)
+  programs = scripts(args.images, args.width)
   peaks = {step: peak(script) for step, script in programs.items()}
   beside = peaks['distance'] - peaks['features']
   rows = [[step, round(most / 2**20)] for step, most in peaks.items()]
@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv,
     name=NAME,
     title='Memory of FID',
-    about=f'{args.pictures} pictures a side, {args.width} features each '
-    f'({2 * args.pictures * args.width * 4 / 2**20:.0f} MiB)',
+    about=f'{args.images} images a side, {args.width} features each '
+    f'({2 * args.images * args.width * 4 / 2**20:.0f} MiB)',
     parts=[
       common.table(['process', 'peak, MiB'], rows),
       f'Beyond the features: {beside / 2**20:.0f} MiB; '

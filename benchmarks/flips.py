@@ -2,7 +2,7 @@
 
   python -m benchmarks.flips --num 1000 --megabytes 300
 
-Saves two steps of a recipe's state (parameters, averages, optimizer, and some
+Saves two steps of a config's state (parameters, averages, optimizer, and some
 frozen weights, so that there are such files), and then, one at a time,
   * flips --num bits (seeded; half of them in a file drawn by its size, half in
     any file, so that the small ones of metadata have their share),
@@ -75,7 +75,7 @@ class Saved(NamedTuple):
 
 
 def state_of(config) -> state.TrainState:
-  """The first state of a recipe, with some frozen weights."""
+  """The first state of a config, with some frozen weights."""
   experiment = build.Experiment(config)
   made = state.create_state(
     experiment.model,
@@ -305,9 +305,9 @@ def main(argv=None) -> int:
   seconds = time_saves(folder / 'timed', args.megabytes, args.repeats)
   shutil.rmtree(folder)
   blocked = seconds['with'] - seconds['without']
-  share = seconds['seal'] / seconds['save']
+  fraction = seconds['seal'] / seconds['save']
   bad = sum(row['silent'] + row['failed'] for row in counts.values())
-  passed = not bad and blocked <= _BLOCKING and share <= _SHARE
+  passed = not bad and blocked <= _BLOCKING and fraction <= _SHARE
   rows = [[kind, *row.values()] for kind, row in counts.items()]
   columns = ('damage', *next(iter(counts.values())))
   times = common.table(
@@ -322,7 +322,7 @@ def main(argv=None) -> int:
   verdict = (
     f'{len(files)} files, {size:,} bytes. Silent or failed: {bad}. Of '
     f'{args.megabytes} MiB: training waits {1e3 * blocked:+.1f} ms longer (at '
-    f'most {1e3 * _BLOCKING:.0f}); the manifest takes {100 * share:.0f} % of '
+    f'most {1e3 * _BLOCKING:.0f}); the manifest takes {100 * fraction:.0f} % of '
     f'the save (at most {100 * _SHARE:.0f}): {"good" if passed else "MISSED"}.'
   )
   common.report(

@@ -2,10 +2,10 @@
 
   python -m benchmarks.fuzz --overrides 2000 --files 2000
 
-Overrides: values of all kinds at one to three keys of a shipped recipe. Each
+Overrides: values of all kinds at one to three keys of a shipped config. Each
 config is validated; those that pass are built as far as tracing (every
 `--build-every`-th). Files: a small data set in COCO panoptic layout whose JSON,
-PNGs and pictures are mutated, read through the reader, example by example, and
+PNGs and images are mutated, read through the reader, example by example, and
 by `validate`. An error must be a ValueError raised by a line of pix2seqd_jax.
 """
 
@@ -31,7 +31,6 @@ from pix2seqd_jax.data import validate
 from pix2seqd_jax.data.formats import faults
 from pix2seqd_jax.data.readers import coco_panoptic
 from pix2seqd_jax.experiment import build, schema
-from pix2seqd_jax.experiment import validate as validate_config
 
 RECIPES = (
   ('pix2seq_d_shapes', 'smoke'),
@@ -137,7 +136,7 @@ def mutated(config, rng):
 
 
 def fuzz_overrides(num, build_every, rng):
-  """-> (counts, failures, the slowest validation of a good recipe, ms)."""
+  """-> (counts, failures, the slowest validation of a good config, ms)."""
   recipes = [
     importlib.import_module(f'configs.{name}').get_config(variant)
     for name, variant in RECIPES
@@ -178,14 +177,14 @@ def traced(config):
 
 
 def make_data(folder, num=3):
-  """A good data set of `num` small pictures."""
+  """A good data set of `num` small images."""
   for name in ('images', 'panoptic'):
     (folder / name).mkdir(parents=True)
   rng = np.random.default_rng(0)
   images, annotations = [], []
   for i in range(num):
-    picture = rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)
-    Image.fromarray(picture).save(folder / 'images' / f'{i}.jpg')
+    image = rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    Image.fromarray(image).save(folder / 'images' / f'{i}.jpg')
     ids = np.zeros((24, 32, 3), np.uint8)
     ids[4:12, 4:20, 0], ids[12:, :, 1] = 7, 1
     Image.fromarray(ids).save(folder / 'panoptic' / f'{i}.png')
@@ -323,7 +322,7 @@ def main(argv=None):
   )
   seconds = time.perf_counter() - start
   print(f'{args.overrides} overrides in {seconds:.0f} s: {dict(counts)}')
-  print(f'the slowest good recipe is validated in {slowest:.1f} ms')
+  print(f'the slowest good config is validated in {slowest:.1f} ms')
   start = time.perf_counter()
   counts, more = fuzz_files(args.files, rng)
   total = time.perf_counter() - start

@@ -2,12 +2,12 @@
 
   python -m benchmarks.inpainting --workdir runs/ldmseg --num 64 --steps 20
 
-Of the true ids whole blocks are taken away (tasks.completion), for every block
-size and drop rate of the same pictures with the same noise, and what a trained
+Of the true ids whole blocks are taken away (tasks.inpainting), for every block
+size and drop rate of the same images with the same noise, and what a trained
 LDMSeg makes of the rest is scored: PQ of the completed mask as the model draws
 it, and with the given pixels pasted into it. Beside it stand the PQ of the
 plain sample, which is told nothing, and of the fill of each pixel by the
-nearest one that is given, which looks at no picture.
+nearest one that is given, which looks at no image.
 
 Block sizes are shares of the mask's longer side. Writes the table and, under
 --out, a plot. 45 cells cost 45 samplings a variant: --num, --blocks and --rates
@@ -31,14 +31,14 @@ from pix2seqd_jax.data.formats import files
 from pix2seqd_jax.diffusion import inpainting as inpainting_lib
 from pix2seqd_jax.experiment import build, schema
 from pix2seqd_jax.experiment import workdir as workdirs
-from pix2seqd_jax.tasks import inpainting as completion_task
+from pix2seqd_jax.tasks import inpainting as inpainting_task
 from pix2seqd_jax.train import evaluate, sharding
 from pix2seqd_jax.visualize import overlays
 
-NAME = 'completion'
+NAME = 'inpainting'
 BLOCKS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 RATES = tuple(n / 10 for n in range(1, 10))
-# The cell of the bar: completion must beat both others there.
+# The cell of the bar: inpainting must beat both others there.
 BAR = (1 / 4, 0.5)
 PLAIN = 'plain'
 # As the model draws it; with the given pixels in it.
@@ -59,12 +59,12 @@ def nearest_fill(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 class Scorer:
-  """Samples the same pictures again and again, and scores the answers.
+  """Samples the same images again and again, and scores the answers.
 
   Args:
     experiment: a trained run's.
     params: of it.
-    num_examples: held-out pictures.
+    num_examples: held-out images.
     steps: of sampling; None is the config's.
   """
 
@@ -81,9 +81,9 @@ class Scorer:
     self.steps, self._samplers, self._warm = steps, {}, set()
     self.seconds, self.images = 0.0, 0
 
-  def task(self, **kwargs) -> completion_task.CompletionTask:
-    """Completion, scored by PQ without classes, as the paper does."""
-    return completion_task.CompletionTask(
+  def task(self, **kwargs) -> inpainting_task.InpaintingTask:
+    """Inpainting, scored by PQ without classes, as the paper does."""
+    return inpainting_task.InpaintingTask(
       self.experiment.categories,
       min_pixels=self.experiment.config['task'].get('min_pixels', 0),
       merge_stuff=False,
@@ -99,7 +99,7 @@ class Scorer:
       inputs = sharding.device_part(types.inputs_only(batch))
       raw = self._ask(PLAIN, sampler, inputs, keys)
       for _, meta, one in self._real(batch, raw):
-        found = task.refine(self.experiment.model.read_out(one, meta))
+        found = task.refine(self.experiment.model.postprocess(one, meta))
         self._count(counts, PLAIN, task.metrics(found, meta))
     return counts[PLAIN].compute()['pq']
 
@@ -114,7 +114,7 @@ class Scorer:
       inputs = sharding.device_part(types.inputs_only(batch, task.given))
       raw = jax.device_get(task.predict(sample_fn, inputs, keys))
       for _, meta, one in self._real(batch, raw):
-        drawn = task.refine(self.experiment.model.read_out(one, meta))
+        drawn = task.refine(self.experiment.model.postprocess(one, meta))
         pasted = task.paste(drawn, one, meta)
         for name, found in zip(HOW, (drawn, pasted), strict=True):
           self._count(counts, name, task.metrics(found, meta))
@@ -154,7 +154,7 @@ class Scorer:
     if variant not in self._samplers:
       config = self.experiment.config
       sample = {**config['sample'], 'strength': 1.0}
-      sample['completion'] = 'x0' if variant == PLAIN else variant
+      sample['inpainting'] = 'x0' if variant == PLAIN else variant
       told = build.Experiment(
         {**config, 'sample': sample}, self.experiment.categories
       )
@@ -183,22 +183,22 @@ def sweep(
   side = max(scorer.experiment.config['data']['mask_size'])
   plain = scorer.plain()
   rows = []
-  for share in blocks:
-    pixels = max(1, round(side * share))
+  for fraction in blocks:
+    pixels = max(1, round(side * fraction))
     for rate in rates:
       task = scorer.task(block_size=pixels, drop_rate=rate)
       pq = {PLAIN: plain, 'nearest': scorer.fill(task)}
       for variant in variants:
         for name, value in scorer.completed(task, variant).items():
           pq[f'{variant}, {name}'] = value
-      rows.append({'block': share, 'pixels': pixels, 'rate': rate, 'pq': pq})
+      rows.append({'block': fraction, 'pixels': pixels, 'rate': rate, 'pq': pq})
       shown = {k: round(v, 3) for k, v in pq.items()}
       print(f'block {pixels}, rate {rate}: {shown}', file=sys.stderr)
   return rows
 
 
 def verdict(rows: Sequence[dict[str, Any]], variants: Sequence[str]) -> str:
-  """Whether completion beats both others at the cell of the bar; '' without
+  """Whether inpainting beats both others at the cell of the bar; '' without
   that cell."""
   for row in rows:
     if (row['block'], row['rate']) != BAR:
@@ -210,7 +210,7 @@ def verdict(rows: Sequence[dict[str, Any]], variants: Sequence[str]) -> str:
     others = max(pq[PLAIN], pq['nearest'])
     word = 'above' if best > others else 'NOT above'
     return (
-      f'At 50 % dropped blocks of a quarter of the side completion by {name} '
+      f'At 50 % dropped blocks of a quarter of the side inpainting by {name} '
       f'has PQ {100 * best:.1f}: {word} the plain sample, '
       f'{100 * pq[PLAIN]:.1f}, and the nearest given pixel, '
       f'{100 * pq["nearest"]:.1f}.'
@@ -222,8 +222,8 @@ def plot(path: pathlib.Path, rows, variants: Sequence[str]) -> None:
   """PQ over the drop rate: a panel for each block size, side by side."""
   panels = []
   names = [f'{v}, {how}' for v in variants for how in HOW]
-  for share in dict.fromkeys(row['block'] for row in rows):
-    some = [row for row in rows if row['block'] == share]
+  for fraction in dict.fromkeys(row['block'] for row in rows):
+    some = [row for row in rows if row['block'] == fraction]
     rates = [row['rate'] for row in some]
     lines = {
       name: (rates, [100 * row['pq'][name] for row in some])
@@ -243,7 +243,7 @@ def main(argv=None) -> int:
   parser = common.parser(NAME, __doc__)
   parser.add_argument('--workdir', required=True, help='of a trained LDMSeg')
   parser.add_argument('--step', default='', help="a checkpoint, or 'best'")
-  parser.add_argument('--num', type=int, default=64, help='pictures')
+  parser.add_argument('--num', type=int, default=64, help='images')
   parser.add_argument('--steps', type=int, help="of sampling; the config's")
   parser.add_argument('--blocks', type=float, nargs='+', default=BLOCKS)
   parser.add_argument('--rates', type=float, nargs='+', default=RATES)
@@ -279,13 +279,13 @@ def main(argv=None) -> int:
   about = (
     f'{common.sizes(config)}, {common.parameters(params)}, checkpoint of step '
     f'{step}, {args.steps or config.sample.steps} steps of sampling, '
-    f'{args.num} held-out pictures, {seconds:.3g} s each'
+    f'{args.num} held-out images, {seconds:.3g} s each'
   )
   common.report(
     args,
     argv,
     name=NAME,
-    title='Completion of partial masks',
+    title='Inpainting of partial masks',
     about=about,
     parts=[p for p in (table, verdict(rows, args.variants)) if p],
     numbers={'rows': rows, 'seconds': seconds},

@@ -1,14 +1,14 @@
-"""How fast real pictures come through the whole input pipeline.
+"""How fast real images come through the whole input pipeline.
 
   python -m benchmarks.input --rounds 12
 
-COCO panoptic pictures and maps are read, decoded, renumbered, scaled by U(1,
+COCO panoptic images and maps are read, decoded, renumbered, scaled by U(1,
 3), cropped, flipped, padded to 512 x 512 uint8 and given labels at 256 x 256;
 the numbers of the colour jitter are drawn, its work is the device's. The rate,
 by the processor's time on one thread, is set against that of nothing but
 decoding the same JPEGs and PNGs with Pillow, turn by turn in the same run.
 Then a consumer takes batches at the rate of the bar from worker threads, as a
-device would, and what it waits is its share of a step. Exits with 1 where a bar
+device would, and what it waits is its fraction of a step. Exits with 1 where a bar
 is missed: 0.45 of the bare rate with Pillow, 0.6 with OpenCV (where it is
 installed), 5 % of waiting.
 """
@@ -42,7 +42,7 @@ def default_root() -> pathlib.Path:
 
 
 def transforms(backend: str):
-  """The recipe of Pix2Seq-D on COCO at 512 x 512, colours on the device."""
+  """The config of Pix2Seq-D on COCO at 512 x 512, colours on the device."""
   scale = {'size': _SIZE, 'scale': (1.0, 3.0), 'backend': backend}
   return (
     ('scale_jitter', scale),
@@ -50,7 +50,7 @@ def transforms(backend: str):
     ('random_flip', {}),
     ('color_jitter', {'strength': 1.0, 'where': 'device'}),
     ('pad', {'size': _SIZE}),
-    ('labels', {'size': _MASK, 'max_instances': 101}),
+    ('labels', {'size': _MASK, 'num_ids': 101}),
   )
 
 
@@ -66,7 +66,7 @@ def batches(source, backend: str, num_threads: int = 0):
 
 
 class Often:
-  """A source as long as COCO, of few pictures.
+  """A source as long as COCO, of few images.
 
   grain's shuffle takes 2 ms for an index out of 18, and next to nothing for
   one out of 118,287.
@@ -84,7 +84,7 @@ class Often:
 
 
 def decode_all(paths) -> None:
-  """Bare decoding of pictures and maps, files included."""
+  """Bare decoding of images and maps, files included."""
   for path in paths:
     with Image.open(path) as image:
       np.asarray(image)
@@ -121,8 +121,8 @@ def rates(source, paths, backends, rounds: int) -> dict[str, float]:
   return {name: 1 / float(np.median(v)) for name, v in times.items()}
 
 
-def wait_share(source, backend: str, rate: float, steps: int, threads: int):
-  """The share of its time that a consumer of `rate` examples/s waits."""
+def wait_fraction(source, backend: str, rate: float, steps: int, threads: int):
+  """The fraction of its time that a consumer of `rate` examples/s waits."""
   step_seconds = _BATCH / rate
   with prefetch.Prefetch(
     batches(source, backend, threads), lambda batch: batch
@@ -158,11 +158,11 @@ def main(argv=None) -> int:
   missed = []
   for backend in backends:
     bar = args.bar or BARS[backend]
-    share = found[backend] / found['bare']
+    fraction = found[backend] / found['bare']
     rate = bar * found['bare']
-    waited = wait_share(source, backend, rate, args.steps, args.threads)
-    fine = share >= bar and waited < _MAX_WAIT
-    rows.append([backend, found[backend], share, bar, waited, fine])
+    waited = wait_fraction(source, backend, rate, args.steps, args.threads)
+    fine = fraction >= bar and waited < _MAX_WAIT
+    rows.append([backend, found[backend], fraction, bar, waited, fine])
     missed += [] if fine else [backend]
   columns = ('', 'examples/s', 'of bare', 'bar', 'waits at the bar', 'met')
   verdict = f'Missed: {", ".join(missed)}.' if missed else 'All bars are met.'
@@ -171,7 +171,7 @@ def main(argv=None) -> int:
     argv,
     name=NAME,
     title='Input pipeline',
-    about=f'{len(source)} COCO pictures to 512 x 512, masks 256 x 256, '
+    about=f'{len(source)} COCO images to 512 x 512, masks 256 x 256, '
     f'{args.rounds} rounds; the consumer: {args.steps} steps of {_BATCH}, '
     f'{args.threads} threads',
     parts=[common.table(columns, rows), verdict],

@@ -124,7 +124,7 @@ def different(ours: dict, theirs: dict) -> list[str]:
 
 
 def make_config(args):
-  """The recipe with augmentation on, and everything logged."""
+  """The config with augmentation on, and everything logged."""
   config = common.override(
     common.load_config(args.config),
     {

@@ -2,7 +2,7 @@
 
 Class-agnostic PQ in percent on COCO val 2017. The paper's numbers of the first
 table are known from a summary only (the sheet, 1.5); what is not known is left
-open. Each is for one recipe, that of generated scenes by default.
+open. Each is for one config, that of generated scenes by default.
 """
 
 from collections.abc import Mapping

@@ -87,7 +87,7 @@ def vae(**sizes) -> Pair:
   z = _normal(1, side // 8, side // 8, 4)
   z_first = _first(z)
   return Pair(
-    f'VAE decoder, picture {side}x{side}',
+    f'VAE decoder, image {side}x{side}',
     _ours(sd_vae.PART, theirs, theirs.config, (z,), method='decode'),
     lambda: _last(theirs.decode(z_first).sample),
   )
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with torch.no_grad():
       found[name] = measure(make(), args.repeats)
     rows.append(row(found[name], bar))
-    gc.collect()  # the next network needs the room
+    gc.collect()  # the next network needs the package
   common.report(
     args,
     argv,

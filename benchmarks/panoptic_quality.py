@@ -3,12 +3,12 @@
     python benchmarks/panoptic_quality.py --repeats=9
 
 The reference is our own reimplementation of how panopticapi's
-`pq_compute_single_core` goes about one picture whose PNGs are decoded: a sort
+`pq_compute_single_core` goes about one image whose PNGs are decoded: a sort
 (`np.unique`) of the predicted ids for their areas, a sort of the pairs of ids
 as 64-bit numbers, a dict from pair to intersection, and Python loops over
 pairs, true segments and predicted segments. Both sides get the same maps, in
 turn, in the same run, and their counts must agree. Prints the median of each
-in milliseconds a picture and the ratio of the medians, whose bar is 0.4, and
+in milliseconds an image and the ratio of the medians, whose bar is 0.4, and
 exits with 1 above it.
 
 Ours counts runs of constant ids, so it gains on maps as annotations and
@@ -37,7 +37,7 @@ CATEGORIES = tuple(
 def reference(
   truth_ids, truth_segments, pred_ids, pred_segments, truth_area, num_classes
 ):
-  """tp, fp, fn, iou of one picture, by dicts and loops over segments."""
+  """tp, fp, fn, iou of one image, by dicts and loops over segments."""
   tp, fp, fn = (np.zeros(num_classes, np.int64) for _ in range(3))
   iou_sum = np.zeros(num_classes)
   truth = {s.id: s for s in truth_segments}
@@ -53,30 +53,30 @@ def reference(
   for (t, p), shared in overlap.items():
     if t not in truth or p not in pred or truth[t].is_crowd:
       continue
-    if truth[t].category != pred[p].category:
+    if truth[t].class_id != pred[p].class_id:
       continue
     union = truth_area[t] + pred_area[p] - shared - overlap.get((0, p), 0)
     if shared / union > 0.5:
-      tp[truth[t].category - 1] += 1
-      iou_sum[truth[t].category - 1] += shared / union
+      tp[truth[t].class_id - 1] += 1
+      iou_sum[truth[t].class_id - 1] += shared / union
       truth_hit.add(t)
       pred_hit.add(p)
 
   crowds = {}
   for t, segment in truth.items():
     if segment.is_crowd:
-      crowds[segment.category] = t
+      crowds[segment.class_id] = t
     elif t not in truth_hit:
-      fn[segment.category - 1] += 1
+      fn[segment.class_id - 1] += 1
 
   for p, segment in pred.items():
     if p in pred_hit:
       continue
     ignored = overlap.get((0, p), 0)
-    if segment.category in crowds:
-      ignored += overlap.get((crowds[segment.category], p), 0)
+    if segment.class_id in crowds:
+      ignored += overlap.get((crowds[segment.class_id], p), 0)
     if ignored / pred_area[p] <= 0.5:
-      fp[segment.category - 1] += 1
+      fp[segment.class_id - 1] += 1
   return tp, fp, fn, iou_sum
 
 
@@ -119,11 +119,11 @@ def scene(rng, size, num_segments, noise):
   return truth, pred
 
 
-def measure(pictures, repeats):
-  """Median seconds a picture: ours, the reference; checks that they agree."""
+def measure(images, repeats):
+  """Median seconds an image: ours, the reference; checks that they agree."""
   times = {'ours': [], 'reference': []}
   for repeat in range(repeats):
-    for truth, pred in pictures:
+    for truth, pred in images:
       # The reference reads these from the annotation, so it gets them free.
       areas = dict(zip(*_unique(truth[0])))
       sides = {
@@ -150,7 +150,7 @@ def main(argv=None) -> int:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--size', type=int, nargs=2, default=(480, 640))
   parser.add_argument('--segments', type=int, nargs=2, default=(30, 60))
-  parser.add_argument('--pictures', type=int, default=8)
+  parser.add_argument('--images', type=int, default=8)
   parser.add_argument('--repeats', type=int, default=7)
   parser.add_argument(
     '--noise',
@@ -165,11 +165,11 @@ def main(argv=None) -> int:
   rng = np.random.default_rng(args.seed)
   worst = 0.0
   for noise in np.atleast_1d(args.noise):
-    pictures = [
+    images = [
       scene(rng, tuple(args.size), int(rng.integers(*args.segments)), noise)
-      for _ in range(args.pictures)
+      for _ in range(args.images)
     ]
-    ours, theirs = measure(pictures, args.repeats)
+    ours, theirs = measure(images, args.repeats)
     worst = max(worst, ours / theirs)
     print(
       json.dumps(

@@ -12,13 +12,13 @@ Every variant of a table (all but `sampling` and those of semflow_tables) is
 trained for --steps steps from the same seed on the same data, in a folder of
 --workdir named after what it changes; a finished run is used again, a broken
 one goes on. `sampling` takes one trained run and crosses steps, td and the
-minimum area: pictures are sampled once for each (steps, td) and read out once
-for each area. Its last row gives the same weights noise in place of pictures:
+minimum area: images are sampled once for each (steps, td) and read out once
+for each area. Its last row gives the same weights noise in place of images:
 what it scores there, it scores without looking.
 
 Ours are percent like the papers'. For autoencoders, `std` is the deviation of
 the latents. Milliseconds a training step are the median of the log's, on
-whatever else the machine does. Seconds a picture are the sampler's alone
+whatever else the machine does. Seconds an image are the sampler's alone
 (encoder, steps, thresholds), without compilation.
 """
 
@@ -54,7 +54,7 @@ AGNOSTIC = {'pq': 'PQ', 'sq': 'SQ', 'rq': 'RQ'}
 
 
 class States(NamedTuple):
-  """Metric states of one picture, by the name of their read-out."""
+  """Metric states of one image, by the name of their read-out."""
 
   states: Mapping[Any, Any]
 
@@ -88,7 +88,7 @@ class ReadOuts:
 
 
 def with_noise(batches: Iterator, seed: int) -> Iterator:
-  """Batches whose pictures are uniform noise; truth and padding stay."""
+  """Batches whose images are uniform noise; truth and padding stay."""
   rng = np.random.default_rng(seed)
   for batch in batches:
     image = batch['image']
@@ -106,7 +106,7 @@ def score(
   min_pixels: Sequence[int] | None = None,
   noise: bool = False,
 ) -> dict[int, dict[str, float]]:
-  """Metrics by minimum area, from one sampling; with 'seconds' a picture."""
+  """Metrics by minimum area, from one sampling; with 'seconds' an image."""
   config = schema.from_plain(experiment.config)
   areas = min_pixels or (config.task.min_pixels,)
   tasks = {
@@ -216,9 +216,9 @@ def trained_table(args, config):
   about += (
     f', {args.steps} training steps of batch {config.data.batch_size} each, '
     f'sampled with {sample.steps} steps, td {sample.td:g}, '
-    f'{args.num_examples} held-out pictures'
+    f'{args.num_examples} held-out images'
   )
-  columns = [table.column, 'paper PQ', *names.values(), 's/picture', *logged]
+  columns = [table.column, 'paper PQ', *names.values(), 's/image', *logged]
   return columns, rows, numbers, about
 
 
@@ -250,7 +250,7 @@ def sampling_table(args):
       paper = None
       if td == paper_tables.FINAL_TD and area == usual and not noise:
         paper = paper_tables.FINAL.get(steps)
-      label = f'{steps}, noise for pictures' if noise else steps
+      label = f'{steps}, noise for images' if noise else steps
       shown = None if paper is None else ' / '.join(map(str, paper))
       rows.append([label, td, area, shown, *_percent(metrics, names)])
       case = {'steps': steps, 'td': td, 'min_pixels': area, 'noise': noise}
@@ -258,10 +258,10 @@ def sampling_table(args):
     print(f'steps {steps}, td {td}: done', file=sys.stderr)
   about = (
     f'{common.sizes(config)}, {common.parameters(params)}, checkpoint of step '
-    f'{step}, {args.num_examples} held-out pictures'
+    f'{step}, {args.num_examples} held-out images'
   )
   columns = ['steps', 'td', 'min. area', 'paper PQ / things / stuff']
-  columns += [*names.values(), 's/picture']
+  columns += [*names.values(), 's/image']
   return columns, rows, numbers, about
 
 
@@ -270,7 +270,7 @@ def _noise_verdict(numbers) -> str:
   worst = max(found['pq'], found.get('pq_things', 0.0))
   word = 'below' if worst < NOISE_BAR else 'NOT below'
   return (
-    f'With noise for pictures PQ is {found["pq"]:.3f} and of things '
+    f'With noise for images PQ is {found["pq"]:.3f} and of things '
     f'{found.get("pq_things", 0.0):.3f}: {word} the bar of {NOISE_BAR}.'
   )
 

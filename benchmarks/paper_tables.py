@@ -1,6 +1,6 @@
 """The tables of the Pix2Seq-D paper as data, https://arxiv.org/abs/2210.06366.
 
-PQ in percent on COCO val 2017. The ablations are at 512 x 512 pictures and
+PQ in percent on COCO val 2017. The ablations are at 512 x 512 images and
 256 x 256 masks, 100 epochs; the final numbers at 1024 and 512.
 """
 
@@ -57,7 +57,10 @@ TRAINED = {
   'id_order': Table(
     'Order of ids',
     'id_order',
-    _rows('data.id_order', dict.fromkeys(('random', 'raster', 'area', 'grid'))),
+    _rows(
+      'data.id_order',
+      dict.fromkeys(('random', 'raster', 'area', 'timestep_spacing')),
+    ),
   ),
 }
 

@@ -3,8 +3,8 @@
   python -m benchmarks.point_losses
 
 Cross-entropy and mask loss with their gradient with respect to the logits:
-labels of 512 x 512, 128 ids of which 127 show, 16 pictures, 12,544 points of
-each picture and of each of its ids. The paper's logits have 256 x 256 places
+labels of 512 x 512, 128 ids of which 127 show, 16 images, 12,544 points of
+each image and of each of its ids. The paper's logits have 256 x 256 places
 (512 MiB); those of a mask's own size, 512 x 512, take 2 GiB.
 
 `compiled` is what XLA plans, beside the inputs: the gradient, and all else.

@@ -284,7 +284,7 @@ def chain(args, config_file, folder):
 
 
 def make_config(args):
-  """The recipe, everything logged, and examples that do not divide."""
+  """The config, everything logged, and examples that do not divide."""
   config = common.override(
     common.load_config(args.config),
     {

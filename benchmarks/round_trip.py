@@ -4,7 +4,7 @@
   python -m benchmarks.round_trip --config configs/semflow_shapes.py \
     --autoencoder runs/semflow_autoencoder --perturbation 0 6.375 12.5 24
 
-No flow: the true classes are resized to the picture's size, painted in the
+No flow: the true classes are resized to the image's size, painted in the
 anchors' colours, moved at random, encoded, decoded, and each pixel gets the
 class of the nearest anchor at the original size. A flow would have to be lucky
 to segment better; so this is measured before one is trained. The first row is
@@ -83,7 +83,7 @@ def _check(experiment):
   if not isinstance(experiment.model, semflow.SemFlow):
     name = experiment.config['model']['name']
     raise ValueError(
-      f'model.name={name!r} paints no masks; name a run or a recipe of semflow.'
+      f'model.name={name!r} paints no masks; name a run or a config of semflow.'
     )
 
 
@@ -104,7 +104,7 @@ class Trip:
       levels = jnp.full(keys.shape[0], level, jnp.float32)
       classes = batch['given']['semantic']  # not the colours of :colors
       given = {'semantic': classes, 'perturbation': levels}
-      # Of the baseline too, which has no way from masks to pictures.
+      # Of the baseline too, which has no way from masks to images.
       x_0 = semflow.SemFlow.start(
         model, params, {**batch, 'given': given}, keys
       )

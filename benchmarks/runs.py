@@ -1,4 +1,4 @@
-"""Training runs of other processes: their recipes, and what they logged."""
+"""Training runs of other processes: their configs, and what they logged."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ _SPEEDS = (
   'steps_per_second',
   'images_per_second',
   'eval/images_per_second',
-  'data_wait_share',
+  'data_wait_fraction',
   'eta_seconds',
 )
 
@@ -36,10 +36,10 @@ def numbers_of(folder: pathlib.Path) -> dict[int, dict[str, float]]:
 def write_config(
   config: ml_collections.ConfigDict, path: pathlib.Path
 ) -> pathlib.Path:
-  """A recipe file that gives this very config."""
+  """A config file that gives this very config."""
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(
     'import ml_collections\n\n\ndef get_config():\n'
-    f'  return ml_collections.ConfigDict({recipe.plain(config)!r})\n'
+    f'  return ml_collections.ConfigDict({config.plain(config)!r})\n'
   )
   return path

@@ -7,7 +7,7 @@ Three claims of issue and paper (arXiv 2210.06366, section 3.3) are measured:
     program while it runs;
   * time(T) = encoder + T x denoiser, both measured alone, the median of
     --repeats rounds in each of which everything runs once, in turn;
-  * one compilation for each (shape, steps), whatever pictures, keys and
+  * one compilation for each (shape, steps), whatever images, keys and
     weights follow.
 Exits with 1 if a count is wrong or a time is further off than --bar.
 """
@@ -75,7 +75,7 @@ class Compilations:
 
 
 def inputs_of(experiment: build.Experiment, batch_size: int):
-  """Pictures [batch_size] of the eval split on the device."""
+  """Images [batch_size] of the eval split on the device."""
   batch = next(experiment.eval_batches(batch_size))
   inputs = sharding.device_part(types.inputs_only(batch))
   return jax.tree.map(lambda x: jnp.asarray(x[:batch_size]), inputs)
@@ -92,8 +92,8 @@ def count_calls(experiment, params, batch, keys, steps: int) -> dict[str, int]:
   counts = collections.Counter()
   sample = evaluate.make_sampler(
     counting(experiment.model, counts),
-    grid=experiment.grid(steps),
-    stepper=experiment.stepper,
+    timesteps=experiment.timesteps(steps),
+    sampler=experiment.sampler,
   )
   jax.block_until_ready(sample(params, batch, keys))
   jax.effects_barrier()
@@ -134,14 +134,16 @@ def measure(experiment, params, batch, keys, all_steps, repeats):
   compilations, listener = {}, Compilations()
   changed = {**batch, 'image': batch['image'][..., ::-1]}
   others = jax.random.split(jax.random.key(1), len(keys))
-  # Another picture, other keys, other weights: the same program.
+  # Another image, other keys, other weights: the same program.
   inputs = (
     (params, batch, keys),
     (jax.tree.map(jnp.array, params), changed, others),
   )
   for steps in all_steps:
     sample = evaluate.make_sampler(
-      experiment.model, grid=experiment.grid(steps), stepper=experiment.stepper
+      experiment.model,
+      timesteps=experiment.timesteps(steps),
+      sampler=experiment.sampler,
     )
     before = listener.count
     with listener:
@@ -250,7 +252,7 @@ def main(argv=None) -> int:
     name=NAME,
     title='Cost of sampling',
     about=f'{common.sizes(experiment.config)}, {common.parameters(params)}, '
-    f'{args.batch_size} picture(s) at once, median of {args.repeats}',
+    f'{args.batch_size} image(s) at once, median of {args.repeats}',
     parts=[as_table(found), verdict],
     numbers={
       'encoder': times['encoder'],

@@ -14,10 +14,10 @@ from pix2seqd_jax.train import evaluate
 
 
 class Sampler(NamedTuple):
-  """A way to sample a model: its name, stepper, and the stepper's settings."""
+  """A way to sample a model: its name, sampler, and the sampler's settings."""
 
   name: str
-  stepper: str
+  sampler: str
   args: Mapping[str, Any] = {}
 
 
@@ -55,7 +55,7 @@ class Run:
 
   @property
   def draws(self) -> bool:
-    """Whether it makes pictures of masks."""
+    """Whether it makes images of masks."""
     return EULER in self.samplers
 
   @property
@@ -68,9 +68,9 @@ class Run:
   ) -> build.Experiment:
     """The experiment with another sampler, judged by another task."""
     config = self.experiment.config
-    sample = {'stepper': sampler.stepper, 'stepper_args': dict(sampler.args)}
-    if sampler.stepper == 'euler':
-      sample |= {'grid': 'uniform', 'grid_args': {}}
+    sample = {'sampler': sampler.sampler, 'sampler_args': dict(sampler.args)}
+    if sampler.sampler == 'euler':
+      sample |= {'timestep_spacing': 'uniform', 'timestep_spacing_args': {}}
     found = build.Experiment(
       {
         **config,
@@ -94,15 +94,15 @@ class Run:
     **synthesis: Any,
   ) -> dict[str, float]:
     """The task's metrics, `seconds` a sample, and `calls` of the network for
-    each (`calls_back` to pictures); on_example(segmentation) sees answers."""
+    each (`calls_back` to images); on_example(segmentation) sees answers."""
     experiment = self.variant(sampler, task, **synthesis)
-    grid = experiment.grid(steps)
-    stepper = counted.counted(experiment.stepper)
+    timesteps = experiment.timesteps(steps)
+    sampler = counted.counted(experiment.sampler)
     sample_fn = timed.Timed(
       evaluate.make_sampler(
         experiment.model,
-        grid=grid,
-        stepper=stepper,
+        timesteps=timesteps,
+        sampler=sampler,
         num_samples=1,
         **experiment.sampling_options(),
       )
@@ -120,7 +120,7 @@ class Run:
     real = [np.asarray(batch['is_real'], bool) for batch in self.batches]
     result = {**found, 'seconds': sample_fn.seconds / sample_fn.images}
     for back, key in ((False, ''), (True, '_back')):
-      told = stepper, experiment.model.process, grid, back, real
+      told = sampler, experiment.model.process, timesteps, back, real
       result[f'calls{key}'] = counted.calls(*told)
-      result[f'cut_short{key}'] = counted.cut_short(stepper, back, real)
+      result[f'cut_short{key}'] = counted.cut_short(sampler, back, real)
     return result

@@ -3,7 +3,7 @@
 Each takes trained runs (--runs) and measures all of them on the same held-out
 examples, on one device; runs are to be trained by equal budgets, which is for
 who trains them to see to. Tables of synthesis leave the baseline out, which
-draws no pictures. Calls of the network that rk45 chooses for itself are counted
+draws no images. Calls of the network that rk45 chooses for itself are counted
 as it runs.
 """
 
@@ -18,7 +18,7 @@ from benchmarks import common, semflow_runs
 from benchmarks.semflow_runs import EULER, Run
 from pix2seqd_jax.cli import show_flow
 from pix2seqd_jax.diffusion import straightness
-from pix2seqd_jax.inference import pipeline, synthesis as synthesis_lib
+from pix2seqd_jax.inference import pipeline
 
 STEPS = (1, 2, 5, 10, 25, 50, 100, 200)
 # The paper's mIoU of COCO-Stuff by steps (table 2), in percent.
@@ -83,7 +83,7 @@ def by_steps(runs: Sequence[Run], steps: Sequence[int]) -> Table:
     rows.append(row)
   columns = ['steps']
   for run, sampler in ways:
-    columns += ['paper', f'{run.name}, {sampler.name}', 's/picture']
+    columns += ['paper', f'{run.name}, {sampler.name}', 's/image']
   said = []
   theirs = [n for n in numbers if n['sampler'] != EULER.name]
   for run in runs if theirs else ():
@@ -148,7 +148,7 @@ def by_solver(runs: Sequence[Run], steps: Sequence[int]) -> Table:
     scores = [_percent(there['miou']), there['calls'], there['seconds']]
     scores += [back['fid'], back['calls_back']]
     rows.append([run.name, sampler.name, count, *scores])
-  columns = ['run', 'solver', 'steps', 'mIoU', 'calls', 's/picture']
+  columns = ['run', 'solver', 'steps', 'mIoU', 'calls', 's/image']
   columns += ['FID', 'calls of synthesis']
   return Table(columns, rows, numbers, _cut_short(numbers))
 
@@ -161,13 +161,13 @@ def _cut_short(numbers):
       if count := one[way][f'cut_short{key}']:
         said.append(
           f'{one["sampler"]} of {one["run"]}, {way}: max_steps cut {count} '
-          'pictures short.'
+          'images short.'
         )
   return said
 
 
 def synthesis(runs: Sequence[Run], steps: Sequence[int]) -> Table:
-  """FID and LPIPS of pictures by steps, and whether they show the mask."""
+  """FID and LPIPS of images by steps, and whether they show the mask."""
   rows, numbers = [], []
   for run, count in itertools.product(_drawing(runs), steps):
     found = run.score(EULER, count, 'synthesis')
@@ -185,7 +185,7 @@ def synthesis(runs: Sequence[Run], steps: Sequence[int]) -> Table:
 
 
 def by_noise(runs: Sequence[Run], steps: Sequence[int]) -> Table:
-  """Pictures by the noise on masks, in training and in sampling: without any
+  """Images by the noise on masks, in training and in sampling: without any
   all samples of a mask are one."""
   rows, numbers = [], []
   runs = _drawing(runs)
@@ -213,7 +213,7 @@ def by_noise(runs: Sequence[Run], steps: Sequence[int]) -> Table:
   columns += [*SCORES.values(), 'mIoU of the re-segmentation']
   truth = list(itertools.chain(*map(_brightness, runs[0].batches)))
   said = [
-    'Noise is half its width, in levels of 0..255. The true pictures have the '
+    'Noise is half its width, in levels of 0..255. The true images have the '
     f'brightness {np.mean(truth):.3f}. {_networks(numbers)}'
   ]
   if len(factors) < len(synthesis.FACTORS):
@@ -250,7 +250,7 @@ def straight(runs: Sequence[Run], steps: Sequence[int]) -> Table:
     ]
     shown += [_percent(plain[n]['miou']) for n in steps]
     rows.append([run.name, *shown, *(few[n]['fid'] for n in steps)])
-  columns = ['run', 'S to masks', 'relative', 'S to pictures', 'relative']
+  columns = ['run', 'S to masks', 'relative', 'S to images', 'relative']
   columns += [f'mIoU, {n}' for n in steps] + [f'FID, {n}' for n in steps]
   said = [
     f'S is over {PATH_STEPS} steps; relative to the squared length of straight '
@@ -305,21 +305,21 @@ def make(args: argparse.Namespace) -> tuple[str, Table, str]:
     for run in runs
   ]
   count = sum(int(batch['is_real'].sum()) for batch in runs[0].batches)
-  about = f'{common.sizes(recipe.plain(configs[0]))}, {count} '
-  return kind.title, found, about + f'held-out pictures; {"; ".join(told)}'
+  about = f'{common.sizes(config.plain(configs[0]))}, {count} '
+  return kind.title, found, about + f'held-out images; {"; ".join(told)}'
 
 
 def _brightness(batch):
-  """Of each true picture: fillers of a batch and padding do not count."""
+  """Of each true image: fillers of a batch and padding do not count."""
   values = batch['image'].mean(-1) / 255
   kept = zip(values, batch['valid'], batch['is_real'], strict=True)
-  return [picture[valid].mean() for picture, valid, real in kept if real]
+  return [image[valid].mean() for image, valid, real in kept if real]
 
 
 def _drawing(runs):
   found = [run for run in runs if run.draws]
   if not found:
-    raise ValueError('none of --runs makes pictures of masks; name a SemFlow.')
+    raise ValueError('none of --runs makes images of masks; name a SemFlow.')
   return found
 
 

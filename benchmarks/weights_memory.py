@@ -110,7 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     '--source', default='sd15', choices=tuple(sources.SOURCES)
   )
   parser.add_argument('--part', default='unet')
-  parser.add_argument('--folder', type=pathlib.Path, help='where there is room')
+  parser.add_argument(
+    '--folder', type=pathlib.Path, help='where there is package'
+  )
   args = parser.parse_args(argv)
   with tempfile.TemporaryDirectory(dir=args.folder) as name:
     folder = pathlib.Path(name)

@@ -1,4 +1,4 @@
-"""Blocks that several recipes share. A recipe itself holds final values."""
+"""Blocks that several configs share. A config itself holds final values."""
 
 from ml_collections import ConfigDict
 
@@ -41,7 +41,7 @@ NO_NORMS = (r'^(?!.*norm)',)
 
 
 def adamw(learning_rate: float, warmup_steps: int = 0, **changes) -> ConfigDict:
-  """The released recipe's optimizer (methods sheet, section 5)."""
+  """The released config's optimizer (methods sheet, section 5)."""
   return ConfigDict(
     {
       'name': 'adamw',
@@ -118,7 +118,7 @@ def tiny_nets() -> dict:
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
-  """Any Pix2Seq-D recipe, small enough for a laptop: a check, not a result."""
+  """Any Pix2Seq-D config, small enough for a laptop: a check, not a result."""
   config.model.update(tiny_nets())
   config.model.dtype = 'float32'
   config.model.remat = False

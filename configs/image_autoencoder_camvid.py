@@ -1,4 +1,4 @@
-"""The autoencoder of CamVid's pictures and of its painted masks, for SemFlow.
+"""The autoencoder of CamVid's images and of its painted masks, for SemFlow.
 
   python -m pix2seqd_jax.run --config configs/image_autoencoder_camvid.py \
     --workdir runs/camvid_autoencoder --mode train \
@@ -6,9 +6,9 @@
 
 Half of what it sees are label maps, painted with 3 levels a channel: 27
 colours for 11 classes, farther apart than SemFlow's 216, for a small
-autoencoder blurs. Latents of 24 x 32 x 16 of pictures of 96 x 128.
+autoencoder blurs. Latents of 24 x 32 x 16 of images of 96 x 128.
 
-Variants: `:gpu` (192 x 256 pictures, a wider network, one GPU), `:smoke`
+Variants: `:gpu` (192 x 256 images, a wider network, one GPU), `:smoke`
 (seconds, for tests).
 """
 
@@ -50,7 +50,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def data(gpu: bool = False) -> ConfigDict:
-  """CamVid at one size for pictures and masks: crops, enlarged up to twice."""
+  """CamVid at one size for images and masks: crops, enlarged up to twice."""
   found = pix2seq_d_camvid.get_config().data
   size = (192, 256) if gpu else (96, 128)
   found.update(

@@ -1,12 +1,12 @@
-"""An autoencoder of microscopy pictures, for LDMSeg on nuclei: real files.
+"""An autoencoder of microscopy images, for LDMSeg on nuclei: real files.
 
   python -m pix2seqd_jax.run --config configs/image_autoencoder_nuclei.py \
-    --workdir runs/nuclei_pictures --mode train \
+    --workdir runs/nuclei_images --mode train \
     --config.data.root=../shared/data/nuclei
 
-Latents of 32 x 32 x 4 of pictures of 128 x 128. Scored at that size.
+Latents of 32 x 32 x 4 of images of 128 x 128. Scored at that size.
 
-Variants: `:gpu` (256 x 256 pictures, a wider network, one GPU), `:smoke`
+Variants: `:gpu` (256 x 256 images, a wider network, one GPU), `:smoke`
 (seconds, for tests).
 """
 

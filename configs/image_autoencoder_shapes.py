@@ -1,4 +1,4 @@
-"""An autoencoder of pictures of generated scenes, for LDMSeg: 2 cores, minutes.
+"""An autoencoder of images of generated scenes, for LDMSeg: 2 cores, minutes.
 
   python -m pix2seqd_jax.run --config configs/image_autoencoder_shapes.py \
     --workdir runs/image_autoencoder --mode train
@@ -8,7 +8,7 @@ Latents of 16 x 16 x 4, the places of configs/ldmseg_autoencoder_shapes.py.
 
 Variants: `:masks` (half of what it sees are painted label maps, 16 channels of
 latents: the one autoencoder of SemFlow, configs/semflow_shapes.py), `:smoke`
-(seconds, for tests). Expected: PSNR of pictures that went through it, whose
+(seconds, for tests). Expected: PSNR of images that went through it, whose
 noise alone bounds it at 30.5 dB; see benchmarks/RESULTS.md.
 """
 
@@ -45,7 +45,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   config.task = ConfigDict({'name': 'reconstruction'})
   config.sample = ConfigDict(
-    {'steps': 1, 'td': 0.0, 'stepper': 'ddim', 'stepper_args': {}, 'seed': 0}
+    {'steps': 1, 'td': 0.0, 'sampler': 'ddim', 'sampler_args': {}, 'seed': 0}
   )
   config.optimizer = common.adamw(
     2e-3, warmup_steps=50, ema_decay=0.99, weight_decay=0.01
@@ -86,12 +86,12 @@ def _paint(config):
   config.model.masks = {
     'share': 0.5,
     'anchors': {'levels': 2, 'spacing': 250},
-    'perturbation': 75.0,  # of at most 125: pictures of one mask differ by it
+    'perturbation': 75.0,  # of at most 125: images of one mask differ by it
   }
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
-  """Any recipe of an image autoencoder, in seconds: a check, not a result."""
+  """Any config of an image autoencoder, in seconds: a check, not a result."""
   config.model.network.update(
     {'block_out_channels': (8, 8, 8), 'latent_channels': 4, 'groups': 4}
   )

@@ -48,11 +48,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def data(batch_size: int) -> ConfigDict:
-  """Half of the pictures' sides, their aspect kept; 127 random ids."""
+  """Half of the images' sides, their aspect kept; 127 random ids."""
   found = pix2seq_d_cityscapes.get_config().data
   found.update(
     {
-      'max_instances': 128,
+      'num_ids': 128,
       'image_size': (512, 1024),
       'mask_size': (512, 1024),
       'id_order': 'random',

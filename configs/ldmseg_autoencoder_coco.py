@@ -63,7 +63,7 @@ def data(batch_size: int) -> ConfigDict:
   found = pix2seq_d_coco.get_config().data
   found.update(
     {
-      'max_instances': 128,
+      'num_ids': 128,
       'image_size': (512, 512),
       'mask_size': (512, 512),
       'id_order': 'random',
@@ -82,9 +82,9 @@ def data(batch_size: int) -> ConfigDict:
 
 
 def _sd_vae_init() -> tuple:
-  """Everything but the last layer, which made pictures and is made anew.
+  """Everything but the last layer, which made images and is made anew.
 
-  The first layer gets zeros for the channels that a picture lacks.
+  The first layer gets zeros for the channels that an image lacks.
   """
   both = ('conv_in', 'mid_block', 'conv_norm_out')
   parts = (

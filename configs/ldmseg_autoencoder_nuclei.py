@@ -52,7 +52,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def data(gpu: bool, id_order: str) -> ConfigDict:
-  """Crops at any scale near that of the picture; masks at full size."""
+  """Crops at any scale near that of the image; masks at full size."""
   found = pix2seq_d_nuclei.get_config('gpu' if gpu else None).data
   side = (512, 512) if gpu else (128, 128)
   found.update(

@@ -65,7 +65,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
   )
   config.sample = ConfigDict(
-    {'steps': 1, 'td': 0.0, 'stepper': 'ddim', 'stepper_args': {}, 'seed': 0}
+    {'steps': 1, 'td': 0.0, 'sampler': 'ddim', 'sampler_args': {}, 'seed': 0}
   )
   config.optimizer = common.adamw(
     2e-3,

@@ -10,8 +10,8 @@ of it and its stage 1:
   --config.init_from="(('runs/ldmseg','','','exact'), \
     ('runs/ldmseg','frozen','frozen','exact'))"
 
-Pictures and masks of 512 x 1024, latents of 64 x 128. Variants: `:complete`
-(evaluates completion: half of the blocks of 32 pixels are taken away),
+Images and masks of 512 x 1024, latents of 64 x 128. Variants: `:complete`
+(evaluates inpainting: half of the blocks of 32 pixels are taken away),
 `:smoke` (seconds, for tests).
 
 No number of ours: it was not trained here, and the paper has none. Steps,

@@ -5,7 +5,7 @@ r"""LDMSeg's class head on COCO panoptic 2017, for ldmseg_coco.py:classes.
 
 after stage 1 (configs/ldmseg_autoencoder_coco.py) and with Stable Diffusion in
 runs/sd (configs/ldmseg_coco.py). It is trained on true masks, both
-autoencoders frozen, and evaluated on them: PQ is then the share of segments
+autoencoders frozen, and evaluated on them: PQ is then the fraction of segments
 that get the right class. A model of stage 2 takes it as it is.
 
 Variants: `:smoke` (seconds, for tests). The paper has 43.3 PQ with classes and

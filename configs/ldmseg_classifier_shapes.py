@@ -4,7 +4,7 @@
     --workdir runs/ldmseg_classifier --mode train
 
 after the runs that configs/ldmseg_shapes.py starts from, the same two. It
-evaluates the head alone: classes of true masks, so that PQ is the share of
+evaluates the head alone: classes of true masks, so that PQ is the fraction of
 segments that get the right class. LDMSeg takes it by its model.classifier.
 
 Variants: `:scratch` (no weights of other runs), `:smoke` (seconds, for tests).
@@ -36,7 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         key: stage_1.model[key]
         for key in ('kind', 'network', 'mask_encoding', 'thresholds')
       },
-      'picture': 'hidden',
+      'image': 'hidden',
       'noise': 0.5,
       'void_weight': 0.0,
       'vote': 'mean',

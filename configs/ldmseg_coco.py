@@ -1,7 +1,7 @@
 r"""LDMSeg's stage 2 on COCO panoptic 2017: the released model (200,000 steps).
 
 Stage 1 first, see configs/ldmseg_autoencoder_coco.py. Then the UNet and the
-encoder of pictures of Stable Diffusion 1.4, of which stage 2 starts:
+encoder of images of Stable Diffusion 1.4, of which stage 2 starts:
 
   python -m pix2seqd_jax.pretrained --from ldmseg-start \
     --checkpoint stable-diffusion-v1-4 --out runs/sd
@@ -20,7 +20,7 @@ and to go on from them, what that command prints as --config.init_from.
 
 Variants, together but for sd_vae with classes: `:paper` (the paper's weight of
 times, min(1, t / 250), for the release's min(1, 2 / SNR)), `:sd_vae` (masks by
-Stable Diffusion's autoencoder), `:complete` (evaluates completion: half of the
+Stable Diffusion's autoencoder), `:complete` (evaluates inpainting: half of the
 blocks of 16 pixels are taken away), `:classes` (segments are named, by the
 head that configs/ldmseg_classifier_coco.py trains, which goes on from the same
 runs; PQ with classes), `:smoke` (seconds, for tests).

@@ -1,4 +1,4 @@
-"""Blocks that LDMSeg's recipes share: networks of the release, small ones."""
+"""Blocks that LDMSeg's configs share: networks of the release, small ones."""
 
 from ml_collections import ConfigDict
 
@@ -9,7 +9,7 @@ STAGE_1_KEYS = ('kind', 'network', 'mask_encoding', 'thresholds')
 
 
 def square(**kwargs) -> tuple:
-  """A resize that fills the size, whatever the aspect of the picture."""
+  """A resize that fills the size, whatever the aspect of the image."""
   return 'resize_to_fit', {'stretch': True, 'method': 'bicubic', **kwargs}
 
 
@@ -107,7 +107,7 @@ def classifier(head: dict | None = None) -> dict:
     'stride': 4,
     'groups': 32,
   }
-  return {'head': found | (head or {}), 'picture': 'hidden', 'vote': 'mean'}
+  return {'head': found | (head or {}), 'image': 'hidden', 'vote': 'mean'}
 
 
 def task(*given: str, complete: int = 0, classes: bool = False) -> ConfigDict:
@@ -125,7 +125,7 @@ def task(*given: str, complete: int = 0, classes: bool = False) -> ConfigDict:
     config.given = given
   if complete:
     config.update(
-      {'name': 'completion', 'block_size': complete, 'drop_rate': 0.5}
+      {'name': 'inpainting', 'block_size': complete, 'drop_rate': 0.5}
     )
   return config
 
@@ -136,9 +136,9 @@ def sample(steps: int) -> ConfigDict:
     {
       'steps': steps,
       'td': 0.0,
-      'stepper': 'ddim',
-      'stepper_args': {},
-      'grid': 'blocks',
+      'sampler': 'ddim',
+      'sampler_args': {},
+      'timestep_spacing': 'blocks',
       'seed': 0,
     }
   )
@@ -198,21 +198,21 @@ def devices(config: ConfigDict, rules: tuple = ()) -> ConfigDict:
   return config
 
 
-def start(stage_1: str, pictures: str, unet: str = '') -> tuple:
+def start(stage_1: str, images: str, unet: str = '') -> tuple:
   """init_from of stage 2: the folders of stage 1 and of Stable Diffusion."""
   return (
     *([(unet, 'net/unet', 'net/unet', 'grow')] if unet else []),
-    (pictures, 'frozen/image', 'frozen/image', 'exact'),
+    (images, 'frozen/image', 'frozen/image', 'exact'),
     (stage_1, 'net/autoencoder', 'frozen/mask', 'exact'),
   )
 
 
-def start_from_trained(stage_1: str, pictures: str) -> tuple:
-  """As `start`, the encoder of pictures out of a run of image_autoencoder."""
+def start_from_trained(stage_1: str, images: str) -> tuple:
+  """As `start`, the encoder of images out of a run of image_autoencoder."""
   return (
     (stage_1, 'net/autoencoder', 'frozen/mask', 'exact'),
     *(
-      (pictures, f'net/autoencoder/{part}', f'frozen/image/{part}', 'exact')
+      (images, f'net/autoencoder/{part}', f'frozen/image/{part}', 'exact')
       for part in ('encoder', 'quant_conv')
     ),
   )
@@ -244,7 +244,7 @@ def small_sd_vae() -> dict:
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
-  """Any of these recipes in seconds, from no one's weights."""
+  """Any of these configs in seconds, from no one's weights."""
   model = config.model
   is_stage_1 = model.name == 'mask_autoencoder'
   small_head = {'width': 8, 'num_blocks': 1, 'groups': 4}

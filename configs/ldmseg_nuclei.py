@@ -9,7 +9,7 @@ configs/image_autoencoder_nuclei.py, with their folders in runs/. Cells are
 numbered by their place, since a hundred of them cannot be counted in passing,
 and the background is id 1.
 
-Variants: `:random_ids` (as in the paper), `:complete` (evaluates completion:
+Variants: `:random_ids` (as in the paper), `:complete` (evaluates inpainting:
 half of the blocks of 16 pixels are taken away), `:gpu` (the release's
 networks, started from Stable Diffusion, see configs/ldmseg_coco.py, over
 `ldmseg_autoencoder_nuclei.py:gpu` in runs/ldmseg_autoencoder_nuclei),
@@ -31,7 +31,7 @@ from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('random_ids', 'complete', 'gpu', 'smoke')
 STAGE_1 = 'runs/ldmseg_autoencoder_nuclei'
-PICTURES = 'runs/nuclei_pictures'
+IMAGES = 'runs/nuclei_images'
 STABLE_DIFFUSION = 'runs/sd'
 
 
@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
   config.data = ldmseg_autoencoder_nuclei.data(
-    gpu, 'random' if 'random_ids' in chosen else 'grid'
+    gpu, 'random' if 'random_ids' in chosen else 'timestep_spacing'
   )
   config.model = ldmseg_common.stage_2(
     stage_1.model, **({} if gpu else _small())
@@ -65,14 +65,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
       STAGE_1, STABLE_DIFFUSION, STABLE_DIFFUSION
     )
   else:
-    config.init_from = ldmseg_common.start_from_trained(STAGE_1, PICTURES)
+    config.init_from = ldmseg_common.start_from_trained(STAGE_1, IMAGES)
   config = schema.complete(config)
   return ldmseg_common.smoke(config) if 'smoke' in chosen else config
 
 
 def _small() -> dict:
   """What differs from the release on a small machine."""
-  pictures = image_autoencoder_nuclei.get_config().model
+  images = image_autoencoder_nuclei.get_config().model
   return {
     'unet': {
       'channels': (64, 128, 128),
@@ -81,7 +81,7 @@ def _small() -> dict:
       'num_heads': 4,
       'groups': 16,
     },
-    'image_autoencoder': pictures.network,
+    'image_autoencoder': images.network,
     'prediction': 'x0',
     'loss_weight': ('none', {}),
     'loss_mask': 'none',

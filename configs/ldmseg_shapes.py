@@ -2,7 +2,7 @@
 
   bash launch/ldmseg.sh
 
-trains both stages and the small encoder of pictures, evaluates, and completes
+trains both stages and the small encoder of images, evaluates, and completes
 masks; or by hand, with the runs of configs/image_autoencoder_shapes.py and
 configs/ldmseg_autoencoder_shapes.py in runs/:
 
@@ -12,7 +12,7 @@ configs/ldmseg_autoencoder_shapes.py in runs/:
 Variants: `:random_ids` (ids drawn at random, as in the paper; things are
 numbered by size here, which a short training learns sooner), `:paper` (noise
 is predicted, weighed by the paper's ramp, latents scaled by 0.2), `:complete`
-(evaluates completion: half of the blocks of a quarter of the side are taken
+(evaluates inpainting: half of the blocks of a quarter of the side are taken
 away), `:classes` (segments are named by the head that
 configs/ldmseg_classifier_shapes.py has trained before; PQ with classes),
 `:scratch` (no weights of other runs), `:smoke` (seconds, for tests).
@@ -27,7 +27,7 @@ from pix2seqd_jax.experiment import schema
 VARIANTS = ('random_ids', 'paper', 'complete', 'classes', 'scratch', 'smoke')
 CLASSES = 'runs/ldmseg_classifier'
 STAGE_1 = 'runs/ldmseg_autoencoder'
-PICTURES = 'runs/image_autoencoder'
+IMAGES = 'runs/image_autoencoder'
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -94,7 +94,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   if 'complete' in chosen:
     config.task.update(
-      {'name': 'completion', 'block_size': 16, 'drop_rate': 0.5}
+      {'name': 'inpainting', 'block_size': 16, 'drop_rate': 0.5}
     )
   if 'classes' in chosen:
     config.model.classifier = classifier('smoke' in chosen)
@@ -103,9 +103,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     {
       'steps': 20,
       'td': 0.0,
-      'stepper': 'ddim',
-      'stepper_args': {},
-      'grid': 'blocks',
+      'sampler': 'ddim',
+      'sampler_args': {},
+      'timestep_spacing': 'blocks',
       'seed': 0,
     }
   )
@@ -151,14 +151,14 @@ def init_from(classes: bool = False) -> tuple:
     *((head,) if classes else ()),
     (STAGE_1, 'net/autoencoder', 'frozen/mask', 'exact'),
     *(
-      (PICTURES, f'net/autoencoder/{part}', f'frozen/image/{part}', 'exact')
+      (IMAGES, f'net/autoencoder/{part}', f'frozen/image/{part}', 'exact')
       for part in ('encoder', 'quant_conv')
     ),
   )
 
 
 def image_autoencoder(smoke: bool) -> dict:
-  """The encoder of pictures; configs/image_autoencoder_shapes.py trains it."""
+  """The encoder of images; configs/image_autoencoder_shapes.py trains it."""
   from configs import image_autoencoder_shapes
 
   return image_autoencoder_shapes.get_config('smoke' if smoke else None).model[
@@ -171,7 +171,7 @@ def classifier(smoke: bool) -> dict:
   from configs import ldmseg_classifier_shapes
 
   model = ldmseg_classifier_shapes.get_config('smoke' if smoke else None).model
-  return {key: model[key] for key in ('head', 'picture', 'vote')}
+  return {key: model[key] for key in ('head', 'image', 'vote')}
 
 
 def _smoke(config):

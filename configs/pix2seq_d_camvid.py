@@ -6,7 +6,7 @@
 
 Each class has an id of its own (data.name_stuff), so that nothing has to be
 counted: the metric to look at is miou. `:smoke` takes seconds, for tests.
-Expected: no number yet; the recipe is a pattern for one's own label maps
+Expected: no number yet; the config is a pattern for one's own label maps
 (data.source.layout, see data/readers/layouts.py and data/readers/semantic_folder.py).
 """
 
@@ -37,7 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         'labels': 'labels/val',
       },
       'num_classes': 11,
-      'max_instances': 12,
+      'num_ids': 12,
       'image_size': (96, 128),
       'mask_size': (48, 64),
       'id_order': 'area',
@@ -105,8 +105,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     {
       'steps': 20,
       'td': 2.0,
-      'stepper': 'ddim',
-      'stepper_args': {},
+      'sampler': 'ddim',
+      'sampler_args': {},
       'seed': 0,
     }
   )

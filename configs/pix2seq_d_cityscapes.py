@@ -6,13 +6,13 @@
     --config.init_from="(('runs/highres','','','exact'),)"
 
 where runs/highres is `pix2seq_d_coco.py:highres`: the networks are the same,
-94,492,480 parameters, and no weight depends on the size of the picture or on
+94,492,480 parameters, and no weight depends on the size of the image or on
 the classes. `:smoke` shrinks it. Before a first run:
 
   python -m pix2seqd_jax.cli.validate_data --config configs/pix2seq_d_cityscapes.py \
     --config.data.root=/data/cityscapes
 
-Pictures 1024 x 2048, masks 512 x 1024 (arXiv 2210.06366, whose numbers and
+Images 1024 x 2048, masks 512 x 1024 (arXiv 2210.06366, whose numbers and
 hyper-parameters for Cityscapes stand in an appendix that the methods sheet,
 section 5, lacks). Expected: no number of ours, it was not trained here.
 
@@ -57,7 +57,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         'annotations': 'gtFine/cityscapes_panoptic_val.json',
       },
       'num_classes': 19,
-      'max_instances': 101,
+      'num_ids': 101,
       'image_size': (1024, 2048),
       'mask_size': (512, 1024),
       'id_order': 'random',
@@ -105,8 +105,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     {
       'steps': 20,
       'td': 2.0,
-      'stepper': 'ddim',
-      'stepper_args': {},
+      'sampler': 'ddim',
+      'sampler_args': {},
       'seed': 0,
     }
   )

@@ -14,7 +14,7 @@ Three stages, each started from the last (methods sheet, section 5):
 
 `:ablation` is the paper's setting for tables 3 to 5; `:smoke` shrinks any.
 Paper, COCO val PQ at 5/10/20/50 steps: 47.5/49.4/50.3/50.2. Not reproduced
-here: the full recipe needs about 6e19 FLOP.
+here: the full config needs about 6e19 FLOP.
 
 As in the paper, :lowres may also start from the encoder of the authors'
 Objects365 detector, gs://pix2seq/obj365_pretrain/resnetc_640x640_b256_s400k
@@ -62,7 +62,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     'ablation': (512, 256, 128, 100),
   }[stage]
   augment = stage != 'highres'
-  decoder = stage == 'pretrain_decoder'  # it sees no pictures
+  decoder = stage == 'pretrain_decoder'  # it sees no images
   config.data = ConfigDict(
     {
       'name': 'coco_panoptic',
@@ -79,7 +79,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         'annotations': 'annotations/panoptic_val2017.json',
       },
       'num_classes': 133,
-      'max_instances': 101,
+      'num_ids': 101,
       'image_size': (image, image),
       'mask_size': (mask, mask),
       'id_order': 'random',
@@ -131,8 +131,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     {
       'steps': 20,
       'td': 2.0,
-      'stepper': 'ddim',
-      'stepper_args': {},
+      'sampler': 'ddim',
+      'sampler_args': {},
       'seed': 0,
     }
   )

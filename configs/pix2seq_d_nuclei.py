@@ -3,7 +3,7 @@
   python -m pix2seqd_jax.run --config configs/pix2seq_d_nuclei.py \
     --workdir runs/nuclei --mode train --config.data.root=../shared/data/nuclei
 
-Variants: `:gpu` (256 x 256 pictures, 128 x 128 masks, bf16, one GPU),
+Variants: `:gpu` (256 x 256 images, 128 x 128 masks, bf16, one GPU),
 `:smoke` (seconds, for tests). Expected: see benchmarks/RESULTS.md.
 """
 
@@ -37,10 +37,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
         'annotations': 'annotations/panoptic_val.json',
       },
       'num_classes': 2,
-      'max_instances': 256,
+      'num_ids': 256,
       'image_size': (256, 256) if gpu else (128, 128),
       'mask_size': (128, 128) if gpu else (64, 64),
-      'id_order': 'grid',  # a hundred cells cannot be counted in passing
+      'id_order': 'timestep_spacing',  # a hundred cells cannot be counted in passing
       'name_stuff': True,
       'encode': 'device',
       'train_transforms': (
@@ -105,8 +105,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     {
       'steps': 20,
       'td': 2.0,
-      'stepper': 'ddim',
-      'stepper_args': {},
+      'sampler': 'ddim',
+      'sampler_args': {},
       'seed': 0,
     }
   )

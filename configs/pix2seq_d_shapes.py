@@ -36,7 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'train': {'split': 'train', 'num_examples': 100_000},
       'eval': {'split': 'eval', 'num_examples': 256},
       'num_classes': 7,
-      'max_instances': 16,
+      'num_ids': 16,
       'image_size': (64, 64),
       'mask_size': (32, 32),
       'id_order': 'random' if 'random_ids' in chosen else 'area',
@@ -100,8 +100,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     {
       'steps': 20,
       'td': 2.0,
-      'stepper': 'ddim',
-      'stepper_args': {},
+      'sampler': 'ddim',
+      'sampler_args': {},
       'seed': 0,
     }
   )

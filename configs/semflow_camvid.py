@@ -10,9 +10,9 @@ r"""SemFlow on CamVid: street scenes, 11 classes, from no one's weights.
 
 Variants, together where they make sense: `:dsm` (the paper's baseline),
 `:reflow` (trained again on pairs that runs/camvid_semflow itself makes),
-`:one_step` (learns its ten steps as one), `:gpu` (192 x 256 pictures, a wider
+`:one_step` (learns its ten steps as one), `:gpu` (192 x 256 images, a wider
 network, one GPU; also of configs/image_autoencoder_camvid.py), `:cached`
-(whole pictures, of which latents can be made before, on other machines),
+(whole images, of which latents can be made before, on other machines),
 `:scratch` (no weights of other runs), `:smoke` (seconds, for tests):
 
   python -m pix2seqd_jax.cli.cache_latents --workdir runs/camvid_autoencoder \
@@ -22,7 +22,7 @@ network, one GPU; also of configs/image_autoencoder_camvid.py), `:cached`
     --config.data.latents=latents/camvid
 
 mIoU counts at the
-pictures' own size, 360 x 480; see benchmarks/RESULTS.md.
+images' own size, 360 x 480; see benchmarks/RESULTS.md.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +31,7 @@ from configs import common, image_autoencoder_camvid, semflow_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = (*semflow_common.VARIANTS, 'gpu', 'cached', 'scratch')
-PICTURES = 'runs/camvid_autoencoder'
+IMAGES = 'runs/camvid_autoencoder'
 FLOW = 'runs/camvid_semflow'
 
 
@@ -39,22 +39,22 @@ def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
   gpu = 'gpu' in chosen
   stage_1 = image_autoencoder_camvid.get_config('gpu' if gpu else None)
-  pictures = stage_1.model
+  images = stage_1.model
   config = ConfigDict()
   config.seed = 0
   config.data = stage_1.data
   config.data.batch_size = 32 if gpu else 8
   config.model = semflow_common.model(
     unet=semflow_common.small_unet(96 if gpu else 48),
-    image_autoencoder=pictures.network,
-    anchors=pictures.masks.anchors,
-    perturbation=pictures.masks.perturbation,
+    image_autoencoder=images.network,
+    anchors=images.masks.anchors,
+    perturbation=images.masks.perturbation,
     # 1 / latent_std of the autoencoder, 2.7; that of :gpu was not measured.
     latent_scale=0.37,
     prompt_tokens=0,
-    # As of shapes: denser near the picture, where classes are decided.
+    # As of shapes: denser near the image, where classes are decided.
     train_times=('beta', {'a': 2.0}),
-    dtype=pictures.dtype,
+    dtype=images.dtype,
   )
   config.task = ConfigDict({'name': 'semantic'})
   config.sample = semflow_common.sample()
@@ -74,7 +74,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
   config.shard_rules = common.single_device_rules()
-  config.init_from = semflow_common.start_from_trained(PICTURES)
+  config.init_from = semflow_common.start_from_trained(IMAGES)
   config = schema.complete(config)
   semflow_common.choose(config, chosen, FLOW, teacher_steps=10)
   if 'cached' in chosen:
@@ -85,7 +85,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _make_certain(config):
-  """No crops and no drawn latents: a picture has one latent, or two."""
+  """No crops and no drawn latents: an image has one latent, or two."""
   config.model.posterior = 'mode'
   config.data.train_transforms = (
     ('random_flip', {}),

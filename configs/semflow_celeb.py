@@ -1,7 +1,7 @@
-r"""SemFlow on CelebAMask-HQ, 19 parts of faces: the release's recipe.
+r"""SemFlow on CelebAMask-HQ, 19 parts of faces: the release's config.
 
 It starts as configs/semflow_cocostuff.py does. The data set has a mask for
-each part of each face; label maps, pictures of their size and CelebA's split
+each part of each face; label maps, images of their size and CelebA's split
 are made by
 
   python -m pix2seqd_jax.cli.convert_data --celeb CelebAMask-HQ --out /data/celeb

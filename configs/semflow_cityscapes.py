@@ -1,4 +1,4 @@
-r"""SemFlow on Cityscapes, 19 classes: the release's recipe.
+r"""SemFlow on Cityscapes, 19 classes: the release's config.
 
 It starts as configs/semflow_cocostuff.py does:
 
@@ -9,7 +9,7 @@ Under the root: leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and
 gtFine/{train,val}/CITY/*_gtFine_labelTrainIds.png, which cityscapesScripts
 make; with --config.data.source.layout=cityscapes, *_gtFine_labelIds.png.
 
-Pictures and masks of 512 x 1024, whole. Variants: `:colors` (label maps are
+Images and masks of 512 x 1024, whole. Variants: `:colors` (label maps are
 painted before they are resized, as in the release), `:dsm` (the paper's
 baseline), `:reflow` and `:one_step` (trained on pairs that
 runs/cityscapes_semflow itself makes), `:smoke` (seconds, for tests).

@@ -1,4 +1,4 @@
-r"""SemFlow on COCO-Stuff 164k, 171 classes: the release's recipe.
+r"""SemFlow on COCO-Stuff 164k, 171 classes: the release's config.
 
 It starts from Stable Diffusion 1.5 and the embedding of the empty prompt:
 
@@ -9,7 +9,7 @@ It starts from Stable Diffusion 1.5 and the embedding of the empty prompt:
   python -m pix2seqd_jax.run --mode train --workdir runs/cocostuff \
     --config configs/semflow_cocostuff.py --config.data.root=/data/cocostuff
 
-Under the root: train2017/ and val2017/ (pictures), annotations/train2017/ and
+Under the root: train2017/ and val2017/ (images), annotations/train2017/ and
 annotations/val2017/ (the label maps of stuffthingmaps_trainval2017.zip, whose
 numbers are COCO's ids less one, 0 .. 181, 255 void).
 
@@ -22,7 +22,7 @@ Theirs, mIoU in 25 steps: 38.6 (in 1, 5, 200 steps 28.3, 36.9, 38.3); of the
 baseline in 200 steps 16.1 by DDIM, 20.2 by DDPM. No number of ours: it was not
 trained here, and they released no weights for it.
 
-Departures: val pictures are stretched to 512 x 512 as in the release, but what
+Departures: val images are stretched to 512 x 512 as in the release, but what
 is segmented is scored at the original size, which theirs does not say; blocks
 are computed again in the backward pass (model.remat).
 """

@@ -1,13 +1,13 @@
-"""Blocks that SemFlow's recipes share: the method, its baseline, its reflow."""
+"""Blocks that SemFlow's configs share: the method, its baseline, its reflow."""
 
 from ml_collections import ConfigDict
 
 from configs import common, ldmseg_common
 
 VARIANTS = ('dsm', 'reflow', 'one_step', 'smoke')
-# Of the recipes that start from Stable Diffusion.
+# Of the configs that start from Stable Diffusion.
 RELEASE_VARIANTS = ('colors', *VARIANTS)
-# The picture's shorter side, whole, at a random place along the longer.
+# The image's shorter side, whole, at a random place along the longer.
 SQUARE_CROPS = (
   ('random_flip', {}),
   ('square_crop', {}),
@@ -44,7 +44,7 @@ def classes(count: int) -> dict:
   """What config.data says of so many classes, which are all that counts."""
   return {
     'num_classes': count,
-    'max_instances': count + 1,
+    'num_ids': count + 1,
     'id_order': 'area',
     'name_stuff': True,
     'encode': 'device',
@@ -73,9 +73,9 @@ def sample(steps: int = 25) -> ConfigDict:
     {
       'steps': steps,
       'td': 0.0,
-      'stepper': 'euler',
-      'stepper_args': {},
-      'grid': 'uniform',
+      'sampler': 'euler',
+      'sampler_args': {},
+      'timestep_spacing': 'uniform',
       'seed': 0,
     }
   )
@@ -119,7 +119,7 @@ def choose(
   """Makes of a SemFlow what its variants say, in place.
 
   Args:
-    config: the recipe of a SemFlow, init_from included.
+    config: the config of a SemFlow, init_from included.
     chosen: its variants; those out of VARIANTS count.
     flow: the work directory of the SemFlow that is reflowed.
     teacher_steps: of which its pairs are.
@@ -151,13 +151,13 @@ def _paint_first(config):
 
 
 def _dsm(config):
-  """The paper's baseline: noise -> mask, beside the picture's latent.
+  """The paper's baseline: noise -> mask, beside the image's latent.
 
   Its grid begins at the last step, where there is noise alone. The UNet's
   first layer gets zeros for the inputs that it had not.
   """
   config.model.update({'name': 'semantic_dsm', 'train_times': ('discrete', {})})
-  config.sample.update({'stepper': 'ddim', 'grid': 'trailing'})
+  config.sample.update({'sampler': 'ddim', 'timestep_spacing': 'trailing'})
   config.init_from = tuple(
     (*entry[:3], 'grow') if entry[2] == 'net/unet' else entry
     for entry in config.init_from
@@ -192,9 +192,9 @@ def _reflow(config, flow, teacher_steps, one_step):
   )
 
 
-def start_from_trained(pictures: str) -> tuple:
+def start_from_trained(images: str) -> tuple:
   """init_from: an autoencoder that was trained here."""
-  return ((pictures, 'net/autoencoder', 'frozen/image', 'exact'),)
+  return ((images, 'net/autoencoder', 'frozen/image', 'exact'),)
 
 
 def start() -> tuple:
@@ -207,7 +207,7 @@ def start() -> tuple:
 
 
 def _smoke(config):
-  """Any of these recipes in seconds, from no one's weights."""
+  """Any of these configs in seconds, from no one's weights."""
   model = config.model
   model.unet = {
     'channels': (16, 16),

@@ -1,4 +1,4 @@
-r"""SemFlow on generated scenes, 2 cores: masks of pictures, pictures of masks.
+r"""SemFlow on generated scenes, 2 cores: masks of images, images of masks.
 
   bash launch/semflow.sh
 
@@ -38,25 +38,25 @@ from configs import (
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = (*semflow_common.VARIANTS, 'scratch')
-PICTURES = 'runs/semflow_autoencoder'
+IMAGES = 'runs/semflow_autoencoder'
 FLOW = 'runs/semflow'
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
-  pictures = image_autoencoder_shapes.get_config('masks').model
+  images = image_autoencoder_shapes.get_config('masks').model
   config = ConfigDict()
   config.seed = 0
   config.data = pix2seq_d_shapes.get_config().data
   config.data.update({'mask_size': (64, 64), 'batch_size': 8})
   config.model = semflow_common.model(
     unet=semflow_common.small_unet(),
-    image_autoencoder=pictures.network,
-    anchors=pictures.masks.anchors,
-    perturbation=pictures.masks.perturbation,
+    image_autoencoder=images.network,
+    anchors=images.masks.anchors,
+    perturbation=images.masks.perturbation,
     latent_scale=0.45,  # 1 / latent_std of the autoencoder, 2.25
     prompt_tokens=0,
-    # Denser near the picture, where classes are decided.
+    # Denser near the image, where classes are decided.
     train_times=('beta', {'a': 2.0}),
   )
   config.task = ConfigDict({'name': 'semantic'})
@@ -75,7 +75,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
   config.shard_rules = common.single_device_rules()
-  config.init_from = semflow_common.start_from_trained(PICTURES)
+  config.init_from = semflow_common.start_from_trained(IMAGES)
   config = schema.complete(config)
   semflow_common.choose(config, chosen, FLOW, teacher_steps=10)
   if 'scratch' in chosen:

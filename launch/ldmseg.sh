@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # LDMSeg on generated scenes, both stages, from a fresh clone: trains the
-# encoder of pictures, the autoencoder of masks and the latent diffusion of
+# encoder of images, the autoencoder of masks and the latent diffusion of
 # masks, evaluates it, and completes masks of which half is taken away. About
 # an hour on two cores; no data and nobody's weights needed.
 #
@@ -19,12 +19,12 @@ run() {
     --mode "${@:4}"
 }
 
-run 'Pictures' "configs/image_autoencoder_shapes.py$variant" \
+run 'Images' "configs/image_autoencoder_shapes.py$variant" \
   runs/image_autoencoder train
 run 'Stage 1, masks' "configs/ldmseg_autoencoder_shapes.py$variant" \
   runs/ldmseg_autoencoder train
 run 'Stage 2, diffusion' "configs/ldmseg_shapes.py$variant" runs/ldmseg train
 run 'Evaluate' configs/workdir.py:runs/ldmseg runs/ldmseg eval |
   tee runs/ldmseg/evaluation.txt
-echo '== Completion: what comes back of masks with blocks taken away'
+echo '== Inpainting: what comes back of masks with blocks taken away'
 "$venv/bin/python" -m benchmarks.inpainting --workdir runs/ldmseg --num 32

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a fresh clone to pictures: installs, trains the default on generated
-# scenes, evaluates it, segments pictures. Minutes on two cores; no data needed.
+# From a fresh clone to images: installs, trains the default on generated
+# scenes, evaluates it, segments images. Minutes on two cores; no data needed.
 #
 #   bash launch/quickstart.sh
 #
@@ -39,7 +39,7 @@ cat "$run/evaluation.txt"
 cat << END
 
 In $PWD:
-  pictures       $run/scenes/images/
+  images       $run/scenes/images/
   overlays       $run/predictions/overlays/
   panoptic maps  $run/predictions/panoptic/ and panoptic.json
   curves         $run/events.*, for TensorBoard (pip install tensorboard)

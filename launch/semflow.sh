@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SemFlow on generated scenes, from a fresh clone: trains the autoencoder of
-# pictures and painted masks and the flow between their latents, evaluates it
-# both ways (masks of pictures, pictures of masks), and draws films of both.
+# images and painted masks and the flow between their latents, evaluates it
+# both ways (masks of images, images of masks), and draws videos of both.
 # About an hour on two cores; no data and nobody's weights needed.
 #
 #   bash launch/semflow.sh
@@ -36,10 +36,10 @@ echo '== What the autoencoder alone allows: mIoU of masks sent through it'
   --config "configs/semflow_shapes.py$variant" \
   --autoencoder runs/semflow_autoencoder
 run 'Flow' "configs/semflow_shapes.py$variant" runs/semflow train
-run 'Evaluate, masks of pictures' "$own" runs/semflow eval |
+run 'Evaluate, masks of images' "$own" runs/semflow eval |
   tee runs/semflow/evaluation.txt
-run 'Evaluate, pictures of masks' "$own" runs/semflow eval \
+run 'Evaluate, images of masks' "$own" runs/semflow eval \
   --config.task.name=synthesis | tee runs/semflow/synthesis.txt
-echo '== Films and strips of both ways -> runs/semflow/flows'
+echo '== Videos and strips of both ways -> runs/semflow/flows'
 "$venv/bin/python" -m pix2seqd_jax.cli.show_flow --workdir runs/semflow \
   --output runs/semflow/flows --num 4

@@ -1,6 +1,6 @@
 """Generative segmentation in JAX: four papers, one equation.
 
-`Pipeline` is the face for users; everything else is imported by its room
+`Pipeline` is the face for users; everything else is imported by its package
 (`from pix2seqd_jax.models import pix2seq_d`). Nothing heavy is imported here.
 """
 

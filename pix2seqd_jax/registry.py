@@ -1,7 +1,7 @@
 """Names in configs -> classes. Four registries: dataset, model, task, metric.
 
-A class registers itself by a decorator; the `__init__` of its room imports
-every sibling, so importing the room is enough.
+A class registers itself by a decorator; the `__init__` of its package imports
+every sibling, so importing the package is enough.
 """
 
 import difflib

@@ -4,7 +4,7 @@
     --workdir runs/shapes --mode train
   python -m pix2seqd_jax.run --workdir runs/shapes --mode eval [--watch]
   python -m pix2seqd_jax.run --workdir runs/shapes --mode predict \
-    --inputs pictures/ --output predictions/
+    --inputs images/ --output predictions/
 
 `eval` and `predict` take the config from the work directory where none is
 given. Any value is overridden as `--config.sample.steps=50`; to override one
@@ -26,7 +26,7 @@ from pix2seqd_jax.experiment import schema
 # anything else for a failure.
 _INTERRUPTED = 130
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'The recipe.')
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'The config.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the run.')
 _MODE = flags.DEFINE_enum(
   'mode', 'train', ('train', 'eval', 'predict'), 'What to do.'
@@ -38,7 +38,7 @@ _STEP = flags.DEFINE_string(
   'step', '', "eval, predict: a checkpoint's step, or 'best'; empty: newest."
 )
 _INPUTS = flags.DEFINE_multi_string(
-  'inputs', [], 'predict: a picture or a folder of pictures; may be repeated.'
+  'inputs', [], 'predict: an image or a folder of images; may be repeated.'
 )
 _OUTPUT = flags.DEFINE_string(
   'output', '', 'predict: where to write; empty: WORKDIR/predictions.'
@@ -47,7 +47,7 @@ _FORMATS = flags.DEFINE_list(
   'formats', 'panoptic,overlay', 'predict: these, rle, labels, palette.'
 )
 _TILE = flags.DEFINE_integer(
-  'tile', 0, 'predict: cut pictures into tiles of so many pixels; 0: whole.'
+  'tile', 0, 'predict: cut images into tiles of so many pixels; 0: whole.'
 )
 
 
@@ -93,7 +93,7 @@ def _parse(argv):
     text = str(error).strip()
     if isinstance(error, AttributeError | KeyError):
       text = schema.unknown_key(re.findall(r'\w+', text)[0])
-    elif 'Traceback' in text:  # a recipe's own error, with its traceback
+    elif 'Traceback' in text:  # a config's own error, with its traceback
       text = text.splitlines()[-1]
     sys.exit(text)
 

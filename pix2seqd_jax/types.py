@@ -1,12 +1,12 @@
-"""The nouns that every room shares: trees, the interface of models, of tasks.
+"""The nouns that every package shares: trees, the interface of models, of tasks.
 
 Axis letters, used in every signature: b batch, h w height and width, c
 channels, k bits or codes, g groups of codes, n tokens, d features, f frames,
-s samples of one picture, l letters of a caption.
+s samples of one image, l letters of a caption.
 
 Decided once (design.md, section 4): 0 is void everywhere; classes are
-1..num_classes, `num_classes` without void; instances are 1..max_instances - 1,
-`max_instances` with the null id 0; images are uint8 RGB until they reach the
+1..num_classes, `num_classes` without void; instances are 1..num_ids - 1,
+`num_ids` with the null id 0; images are uint8 RGB until they reach the
 device; t = 0 is data and t = 1 is the source.
 """
 
@@ -49,7 +49,7 @@ class Segment(NamedTuple):
   """One segment of the truth or of a prediction, named by its id in a map."""
 
   id: int
-  category: int  # the class number 1..num_classes
+  class_id: int  # the class number 1..num_classes
   is_crowd: bool = False
   score: float | None = None
 
@@ -76,7 +76,7 @@ class Aux(NamedTuple):
   stats: Any = None
 
 
-class Grid(NamedTuple):
+class Timesteps(NamedTuple):
   """Times at which the network is called, and where each step lands.
 
   Both are float64 [n], in [0, 1]. `next[i]` may differ from `now[i + 1]`
@@ -88,7 +88,7 @@ class Grid(NamedTuple):
 
 
 class Segmentation(NamedTuple):
-  """A read-out picture at its original size; int32 [h, w], 0 = void."""
+  """A read-out image at its original size; int32 [h, w], 0 = void."""
 
   semantic: np.ndarray
   instance: np.ndarray
@@ -128,14 +128,14 @@ class Model(Protocol):
     batch: Batch,
     keys: Array,
     *,
-    grid: Grid,
-    stepper: Any,
+    timesteps: Timesteps,
+    sampler: Any,
     num_samples: int = 1,
   ) -> State: ...
 
   def decode(self, params: Params, x_0: State, batch: Batch) -> Raw: ...
 
-  def read_out(self, raw: Raw, meta: Meta) -> Segmentation: ...
+  def postprocess(self, raw: Raw, meta: Meta) -> Segmentation: ...
 
 
 @runtime_checkable

@@ -31,8 +31,8 @@ if os.environ.get('PIX2SEQD_CHECK_SHAPES', '1') == '1':
 
   install_import_hook(
     [
-      f'pix2seqd_jax.{room}'
-      for room in ('encoding', 'diffusion', 'architectures', 'models')
+      f'pix2seqd_jax.{package}'
+      for package in ('encoding', 'diffusion', 'architectures', 'models')
     ],
     'beartype.beartype',
   )
@@ -65,7 +65,7 @@ class SmokeRun(NamedTuple):
   """A finished run of `pix2seq_d_shapes:smoke`. Copy the folder to change it.
 
   Attributes:
-    config: its recipe.
+    config: its config.
     workdir: its folder.
     results: the metrics of its last checkpoint.
   """

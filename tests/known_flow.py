@@ -8,7 +8,7 @@ from pix2seqd_jax.models.semflow import SemFlow
 SIZE = (8, 8)
 KWARGS = {
   'num_classes': 5,
-  'max_instances': 6,
+  'num_ids': 6,
   'image_size': SIZE,
   'mask_size': SIZE,
   'unet': {
@@ -59,7 +59,7 @@ def params(pull: float = 1.0, teacher: float = 0.0) -> dict:
 
 
 def batch(num: int = 2) -> dict:
-  """Pictures of one grey each, and masks of two halves."""
+  """Images of one grey each, and masks of two halves."""
   rows = jnp.arange(num, dtype=jnp.float32)[:, None, None]
   image = jnp.broadcast_to((rows + 1) / (num + 2), (num, *SIZE))
   semantic = jnp.zeros((num, *SIZE), jnp.int32).at[:, :, 4:].set(3)

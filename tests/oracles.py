@@ -90,7 +90,7 @@ def load_pix2seq(
 
   Args:
     shared: the folder that holds `oracles`.
-    name: 'A' (image) or 'B' (film; averaged weights only).
+    name: 'A' (image) or 'B' (video; averaged weights only).
     kind: 'raw' or 'ema'.
 
   Returns:
@@ -161,7 +161,7 @@ def model(config: dict, **changes) -> Pix2SeqD:
 
   return Pix2SeqD(
     num_classes=133,
-    max_instances=101,
+    num_ids=101,
     image_size=nets.image_size,
     mask_size=nets.mask_size,
     encoder=arguments(

@@ -12,7 +12,7 @@ def save_map(path, ids):
 
 
 class Layout:
-  """A sound data set of `count` pictures; `.data` is its JSON."""
+  """A sound data set of `count` images; `.data` is its JSON."""
 
   def __init__(self, root, count=4):
     self.root, rng = root, np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The smallest recipe, which the tests of whole runs share."""
+"""The smallest config, which the tests of whole runs share."""
 
 from configs import pix2seq_d_shapes
 

@@ -40,7 +40,7 @@ def test_pix2seq_d(tmp_path):
     'VARIANT': 'smoke',
     'WORKDIR': str(tmp_path / 'run'),
     'SAMPLE_STEPS': 2,
-    'NUM_PICTURES': 1,
+    'NUM_IMAGES': 1,
   }
   client = NotebookClient(
     patched(notebook, values),
@@ -50,8 +50,8 @@ def test_pix2seq_d(tmp_path):
   )
   client.execute()  # raises what a cell raises
   outputs = outputs_of(notebook)
-  pictures = [o for o in outputs if 'image/png' in o.get('data', {})]
-  assert len(pictures) == 3  # two scenes, one prediction
+  images = [o for o in outputs if 'image/png' in o.get('data', {})]
+  assert len(images) == 3  # two scenes, one prediction
   text = ''.join(o.get('text', '') for o in outputs)
   assert 'steps done: 6' in text and 'pq_things' in text
   assert (tmp_path / 'run' / 'checkpoints' / '6').is_dir()

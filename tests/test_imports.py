@@ -1,6 +1,6 @@
 """Who may import whom, read from the sources; what importing costs.
 
-The table is the architecture: data flows from the rooms above to those below,
+The table is the architecture: data flows from the packages above to those below,
 and a method is a page because nothing reaches across.
 """
 
@@ -15,20 +15,20 @@ import pytest
 REPO = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = 'pix2seqd_jax'
 
-# Every room (or file at the top level) and what of ours it may import.
+# Every package (or file at the top level) and what of ours it may import.
 ALLOWED = {
   '__init__': (),
   'types': (),
   'registry': (),
   'hints': ('registry',),
-  'recipe': ('registry', 'hints'),
+  'config': ('registry', 'hints'),
   'numbers': (),
   'encoding': ('types',),
   'diffusion': ('types',),
   'architectures': ('types',),
   'metrics': ('types', 'registry'),
   'pretrained': ('types', 'registry', 'architectures'),
-  # The command of that room: it builds a recipe's model to check a checkpoint
+  # The command of that package: it builds a config's model to check a checkpoint
   # against, and writes a work directory, so it stands above build and train.
   'pretrained.export': ('pretrained', 'train'),
   'pretrained.whole': ('pretrained', 'train'),
@@ -72,7 +72,7 @@ ALLOWED = {
     'types',
     'registry',
     'hints',
-    'recipe',
+    'config',
     'data',
     'train.sharding',
   ),
@@ -83,7 +83,7 @@ ALLOWED = {
     'features',
     'numbers',
     'registry',
-    'recipe',
+    'config',
     'build_data',
     'data',
     'diffusion',
@@ -95,7 +95,7 @@ ALLOWED = {
   ),
   'workdir': (
     'types',
-    'recipe',
+    'config',
     'build',
     'build_data',
     'train',
@@ -106,7 +106,7 @@ ALLOWED = {
     'build',
     'partial_masks',
     'results',
-    'tasks.completion',
+    'tasks.inpainting',
   ),
   'synthesizing': ('types', 'build', 'visualize', 'data.label_maps'),
   'pipeline': (
@@ -141,14 +141,14 @@ ALLOWED = {
     'visualize_sampling',
     'data.files',
   ),
-  'films': (),
+  'videos': (),
   'synthesize': (
     *('flows', 'pipeline', 'synthesizing', 'visualize', 'data.files', 'train'),
   ),
   'flows': (
     'types',
     'build',
-    'films',
+    'videos',
     'pipeline',
     'results',
     'synthesizing',
@@ -158,7 +158,7 @@ ALLOWED = {
     'data.label_maps',
   ),
   'export': ('workdir', 'palettes', 'visualize', 'data.writers'),
-  'arguments': ('types', 'registry', 'recipe', 'build', 'data'),
+  'arguments': ('types', 'registry', 'config', 'build', 'data'),
   'convert': ('arguments', 'data'),
   'latents': (
     'types',
@@ -170,14 +170,14 @@ ALLOWED = {
   ),
   'validate': (
     'registry',
-    'recipe',
+    'config',
     'hints',
     'arguments',
     'build_data',
     'data',
   ),
   'verify': ('train',),
-  'run': ('commands', 'recipe'),
+  'run': ('commands', 'config'),
 }
 # Slow, large or optional: imported inside the functions that need them.
 NEVER_AT_THE_TOP = (
@@ -197,12 +197,12 @@ CONFINED = {
   'absl.flags': ('run',),
   'absl.app': ('run',),
   'ml_collections.config_flags': ('run',),
-  'ml_collections': ('recipe', 'build', 'checks', 'workdir', 'commands', 'run'),
+  'ml_collections': ('config', 'build', 'checks', 'workdir', 'commands', 'run'),
   'grain': ('data',),
   'orbax': ('train',),
   'optax': ('train', 'models'),
 }
-# What a room must not import although others may.
+# What a package must not import although others may.
 REFUSED = {
   'diffusion': ('flax', 'optax'),
   'data': ('jax', 'flax', 'optax'),
@@ -250,7 +250,7 @@ def sources(folder: str = PACKAGE) -> list[pathlib.Path]:
 
 
 def room_of(path: pathlib.Path) -> str:
-  """'data' for data/formats/files.py, 'build' for build.py; a room's command, its
+  """'data' for data/formats/files.py, 'build' for build.py; a package's command, its
   __main__.py, has a line of its own, and so may other files."""
   parts = path.relative_to(REPO / PACKAGE).parts
   name = '.'.join(parts).removesuffix('.py')
@@ -285,14 +285,14 @@ def test_every_room_is_in_the_table():
 def test_rooms_import_only_what_they_may():
   wrong = []
   for path in sources():
-    room = room_of(path)
+    package = room_of(path)
     for found in imports_of(path):
       if not within(found.name, PACKAGE):
         continue
       inner = found.name.removeprefix(PACKAGE).lstrip('.')
-      ours = inner.split('.')[0] == room
-      if not (ours or any(within(inner, other) for other in ALLOWED[room])):
-        wrong.append(f'{found}; {room} may import {ALLOWED[room]}')
+      ours = inner.split('.')[0] == package
+      if not (ours or any(within(inner, other) for other in ALLOWED[package])):
+        wrong.append(f'{found}; {package} may import {ALLOWED[package]}')
   assert not wrong, '\n'.join(wrong)
 
 
@@ -315,9 +315,9 @@ def test_confined_packages_stay_in_their_files():
   wrong = []
   for path in sources():
     for found in imports_of(path):
-      for package, rooms in CONFINED.items():
-        if within(found.name, package) and room_of(path) not in rooms:
-          wrong.append(f'{found}; only {rooms} may')
+      for package, packages in CONFINED.items():
+        if within(found.name, package) and room_of(path) not in packages:
+          wrong.append(f'{found}; only {packages} may')
       for package in REFUSED.get(room_of(path), ()):
         if within(found.name, package):
           wrong.append(f'{found}; {room_of(path)} must not')
@@ -346,14 +346,16 @@ def _registers(path: pathlib.Path) -> bool:
   )
 
 
-@pytest.mark.parametrize('room', REGISTRY_ROOMS)
-def test_a_room_imports_every_module_that_registers(room):
-  folder = REPO / PACKAGE / room
+@pytest.mark.parametrize('package', REGISTRY_ROOMS)
+def test_a_room_imports_every_module_that_registers(package):
+  folder = REPO / PACKAGE / package
   imported = {i.name for i in imports_of(folder / '__init__.py')}
   registering = [p.stem for p in folder.glob('*.py') if _registers(p)]
   assert registering
   for name in registering:
-    assert f'{PACKAGE}.{room}.{name}' in imported, f'{room}/__init__ lacks it'
+    assert f'{PACKAGE}.{package}.{name}' in imported, (
+      f'{package}/__init__ lacks it'
+    )
 
 
 def test_files_and_functions_stay_short():

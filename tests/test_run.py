@@ -96,7 +96,7 @@ def test_errors_come_without_a_traceback(tmp_path):
     (('--mode=eval',), 'workdir'),
     (('--workdir=w',), '--mode=train needs --config'),
     (('--workdir=w', '--mode=trian'), 'trian'),
-    (('--workdir=w', '--mode=eval', 'picture.png'), 'unexpected arguments'),
+    (('--workdir=w', '--mode=eval', 'image.png'), 'unexpected arguments'),
   ):
     said = failure(*arguments)
     assert message in said

@@ -15,7 +15,7 @@ CATEGORIES = (
 def write(folder: pathlib.Path, count: int = 6) -> dict[str, str]:
   """Writes it; the arguments of `CocoPanoptic`.
 
-  JPEG and PNG pictures, one of them turned by EXIF, names in a folder and
+  JPEG and PNG images, one of them turned by EXIF, names in a folder and
   beyond ASCII, ids above 2^16, void, a crowd, scores, a map of void alone.
   """
   (folder / 'images' / 'ä').mkdir(parents=True)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from smoke import smoke_config
 
-from pix2seqd_jax.diffusion import inpainting as inpainting_lib, noise, process, schedules
+from pix2seqd_jax.diffusion import inpainting as inpainting_lib
+from pix2seqd_jax.diffusion import noise, process, schedules
 from pix2seqd_jax.encoding import mask_logits
 from pix2seqd_jax.experiment import build
 from pix2seqd_jax.models import mask_autoencoder
@@ -25,7 +26,7 @@ class Toy(model_lib.DiffusionModel):
   levels get ids that are free, in their order. x_0 is one-hot."""
 
   num_classes: int
-  max_instances: int
+  num_ids: int
   image_size: Any
   mask_size: Any
   doubt: float = 0.0  # noise that stays in the answer
@@ -70,7 +71,7 @@ class Toy(model_lib.DiffusionModel):
   def decode(self, params, x_0, batch):
     return {'logits': x_0}
 
-  def read_out(self, raw, meta):
+  def postprocess(self, raw, meta):
     args = raw['logits'], meta, self.image_size, READING
     return mask_autoencoder.read_logits(*args)
 

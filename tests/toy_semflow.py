@@ -1,4 +1,4 @@
-"""A flow between masks and pictures that has learnt nothing."""
+"""A flow between masks and images that has learnt nothing."""
 
 import dataclasses
 from typing import Any
@@ -22,14 +22,14 @@ PARAMS = {'net': {}, 'stats': {}, 'frozen': {}}
 
 @dataclasses.dataclass(frozen=True)
 class ToyFlow(model_lib.DiffusionModel):
-  """Pictures are masks in colours, brighter by `shift`; no networks.
+  """Images are masks in colours, brighter by `shift`; no networks.
 
-  x is the picture itself, in [-1, 1]. With `bend` the way there is no line:
+  x is the image itself, in [-1, 1]. With `bend` the way there is no line:
   its speed is shift (1 + bend (2 t - 1)).
   """
 
   num_classes: int
-  max_instances: int
+  num_ids: int
   image_size: Any
   mask_size: Any
   shift: float = 0.125
@@ -38,7 +38,7 @@ class ToyFlow(model_lib.DiffusionModel):
 
   process = process.Process(schedules.Straight(), 'velocity')
   returns = 'state'
-  draws_pictures = True
+  draws_images = True
   check_perturbation = semflow.SemFlow.check_perturbation
 
   @property
@@ -82,7 +82,7 @@ class ToyFlow(model_lib.DiffusionModel):
     semantic, score = self.palette.nearest(x_0)
     return {'semantic': semantic, 'score': score}
 
-  def read_out(self, raw, meta):
+  def postprocess(self, raw, meta):
     h, w = meta['unpadded']
     image, semantic = None, np.zeros((h, w), np.int32)
     if 'image' in raw:
@@ -93,7 +93,7 @@ class ToyFlow(model_lib.DiffusionModel):
     return Segmentation(semantic, semantic, image=image)
 
   def painted(self, mask):
-    """The picture of a mask without noise, uint8."""
+    """The image of a mask without noise, uint8."""
     levels = anchors.signed(self.palette.paint(mask)) + self.shift
     return (127.5 * np.clip(levels + 1, 0, 2)).astype(np.uint8)
 
@@ -104,7 +104,7 @@ def toy_flow(task='semantic', **kwargs):
   config.data.update({'image_size': (32, 32), 'mask_size': (32, 32)})
   config.model = {'name': 'toy', **kwargs}
   config.task = {'name': task}
-  config.sample.update({'steps': 4, 'td': 0.0, 'stepper': 'euler'})
+  config.sample.update({'steps': 4, 'td': 0.0, 'sampler': 'euler'})
   MODELS._entries['toy'] = ToyFlow
   try:
     experiment = build.Experiment(config)

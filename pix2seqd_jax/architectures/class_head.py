@@ -3,8 +3,8 @@
 For LDMSeg (arXiv 2401.10227), whose masks have no classes. Its classifier was
 not released; the paper says a simple segmentation head [DeepLab], its author
 four residual blocks and DeepLab's standard head on the features of the mask
-decoder. All else is ours: the features of the picture beside them, GroupNorm
-in place of BatchNorm (a batch of two pictures trains as well), no dropout.
+decoder. All else is ours: the features of the image beside them, GroupNorm
+in place of BatchNorm (a batch of two images trains as well), no dropout.
 """
 
 from typing import Any
@@ -20,14 +20,14 @@ _EPSILON = 1e-5
 
 
 class ClassHead(nn.Module):
-  """Features of a mask and of its picture -> logits of classes.
+  """Features of a mask and of its image -> logits of classes.
 
   Attributes:
     num_classes: without void; there is one more logit, void, at 0.
     width: of all layers.
     num_blocks: residual blocks; 0: DeepLab's head alone.
     dilations: of the 3x3 convolutions side by side. The paper's (6, 12, 18)
-      are for maps of a 16th of the picture's side.
+      are for maps of a 16th of the image's side.
     stride: the layers work at a stride-th of the sides, as DeepLab's do, and
       their logits are enlarged bilinearly. Divides the sides.
     groups: of all GroupNorms; divides `width`.
@@ -44,13 +44,13 @@ class ClassHead(nn.Module):
 
   @nn.compact
   def __call__(
-    self, mask: Float[Array, 'b h w c'], picture: Float[Array, 'b m n d']
+    self, mask: Float[Array, 'b h w c'], image: Float[Array, 'b m n d']
   ) -> Float[Array, 'b h w {self.num_classes}+1']:
     """Logits at the size of the mask's features.
 
     Args:
       mask: the features of the mask.
-      picture: the features of its picture, of any size; they are brought to
+      image: the features of its image, of any size; they are brought to
         the mask's bilinearly.
 
     Raises:
@@ -58,8 +58,8 @@ class ClassHead(nn.Module):
     """
     self._check(mask.shape)
     h, w = mask.shape[1:3]
-    picture = resize(picture.astype(self.dtype), (h, w))
-    x = jnp.concatenate([mask.astype(self.dtype), picture], -1)
+    image = resize(image.astype(self.dtype), (h, w))
+    x = jnp.concatenate([mask.astype(self.dtype), image], -1)
     # Patches keep what pooling would blur: the outlines of small things.
     patch = (self.stride, self.stride)
     x = nn.Conv(self.width, patch, patch, dtype=self.dtype, name='conv_in')(x)

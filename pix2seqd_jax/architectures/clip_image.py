@@ -20,7 +20,7 @@ from PIL import Image
 from pix2seqd_jax.architectures import attention, clip_layers, layers
 from pix2seqd_jax.architectures.clip_text import CLIPText
 
-# Of the pictures that CLIP was trained on, in [0, 1].
+# Of the images that CLIP was trained on, in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -28,7 +28,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 def prepare(
   image: UInt8[np.ndarray, 'h w 3'], size: int = 224
 ) -> Float[np.ndarray, 's s 3']:
-  """A picture as CLIP takes it, as transformers' CLIPImageProcessorPil does.
+  """An image as CLIP takes it, as transformers' CLIPImageProcessorPil does.
 
   The shorter side becomes `size` (bicubic, Pillow's, with levels rounded: it
   cannot be a part of a compiled program), the centre is cut out, and channels
@@ -57,7 +57,7 @@ def prepare(
 
 
 class ImageStates(NamedTuple):
-  """What the tower says of a picture.
+  """What the tower says of an image.
 
   Attributes:
     hidden: of the class token and then of each patch, row by row; no norm.
@@ -99,10 +99,10 @@ class _Embeddings(nn.Module):
 
 
 class CLIPImage(nn.Module):
-  """A prepared picture -> states.
+  """A prepared image -> states.
 
   Attributes:
-    image_size: of the pictures, which are square.
+    image_size: of the images, which are square.
     patch_size: of a token's square; a last incomplete one is left out.
     width, num_layers, num_heads, mlp_dim, activation: of the transformer.
     attention, remat, scan, dtype: see CLIPText.
@@ -122,16 +122,16 @@ class CLIPImage(nn.Module):
 
   @nn.compact
   def __call__(self, image: Float[Array, 'b h w c']) -> ImageStates:
-    """Sees pictures, made by `prepare`.
+    """Sees images, made by `prepare`.
 
     Raises:
-      ValueError: sizes that do not go together, or pictures of another size.
+      ValueError: sizes that do not go together, or images of another size.
     """
     clip_layers.check(self.width, self.num_heads, self.activation)
     attention.check(self.attention)
     if image.shape[1:3] != (self.image_size, self.image_size):
       raise ValueError(
-        f'pictures of {image.shape[1:3]} must be of image_size='
+        f'images of {image.shape[1:3]} must be of image_size='
         f'{self.image_size} on both sides; clip_image.prepare makes them so.'
       )
     x = _Embeddings(self.width, self.patch_size, self.dtype, name='embeddings')(
@@ -154,7 +154,7 @@ class CLIPImage(nn.Module):
 
 
 class Embeddings(NamedTuple):
-  """Pictures and texts as unit vectors of one space.
+  """Images and texts as unit vectors of one space.
 
   The CLIP score (arXiv 2104.08718, without its factor) of a pair is 100 times
   the sum of image * text.
@@ -213,7 +213,7 @@ class CLIP(nn.Module):
     return self._unit(self.text_projection(self.text_model(ids, mask).pooled))
 
   def embed_image(self, image: Float[Array, 'b h w c']) -> Float[Array, 'b e']:
-    """Pictures as unit vectors; see CLIPImage."""
+    """Images as unit vectors; see CLIPImage."""
     return self._unit(self.visual_projection(self.vision_model(image).pooled))
 
   def _unit(self, x):
@@ -226,7 +226,7 @@ class CLIP(nn.Module):
     ids: Int[Array, 't n'],
     mask: Bool[Array, 't n'] | None = None,
   ) -> Embeddings:
-    """Embeds pictures and texts, of which there may be other numbers."""
+    """Embeds images and texts, of which there may be other numbers."""
     return Embeddings(
       self.embed_image(image),
       self.embed_text(ids, mask),

@@ -2,7 +2,7 @@
 
 Rethinking the Inception Architecture, https://arxiv.org/abs/1512.00567, in the
 variant of the 2015 TensorFlow graph that FID (https://arxiv.org/abs/1706.08500)
-was defined with. It differs from torchvision's in three places: pictures are
+was defined with. It differs from torchvision's in three places: images are
 mapped to [-1, 1]; average pooling leaves the border's padding out; the last
 block pools by the maximum. Parameter paths are the port's names.
 """
@@ -22,7 +22,7 @@ SIZE = 299
 
 
 class Blocks(NamedTuple):
-  """What the four blocks return for a batch of pictures.
+  """What the four blocks return for a batch of images.
 
   Attributes:
     block_0: after the first pooling, 64 channels.
@@ -38,7 +38,7 @@ class Blocks(NamedTuple):
 
 
 class InceptionFID(nn.Module):
-  """Pictures -> 2048 features; running statistics only, it is never trained.
+  """Images -> 2048 features; running statistics only, it is never trained.
 
   Running means and variances live in 'batch_stats'. A logit layer of 1008
   classes, which the port's file also holds, is left out.
@@ -53,10 +53,10 @@ class InceptionFID(nn.Module):
       image: values in [0, 1], of any size; enlarged or reduced to 299 x 299.
 
     Returns:
-      One vector a picture.
+      One vector an image.
 
     Raises:
-      ValueError: pictures without three channels.
+      ValueError: images without three channels.
     """
     return self.blocks(image).pool3
 

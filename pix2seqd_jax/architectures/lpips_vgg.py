@@ -1,4 +1,4 @@
-"""LPIPS: how different two pictures look, by features of VGG-16.
+"""LPIPS: how different two images look, by features of VGG-16.
 
 "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
 https://arxiv.org/abs/1801.03924, version 0.1 of the authors' package, net
@@ -27,7 +27,7 @@ _LEAST = 16  # four halvings leave a pixel
 
 
 class LPIPS(nn.Module):
-  """(picture, picture) -> distance, 0 for equal ones; about 0 to 1."""
+  """(image, image) -> distance, 0 for equal ones; about 0 to 1."""
 
   dtype: Any = jnp.float32
 
@@ -38,7 +38,7 @@ class LPIPS(nn.Module):
     """Compares pair by pair.
 
     Args:
-      x: pictures, values in [-1, 1].
+      x: images, values in [-1, 1].
       y: the same.
 
     Returns:
@@ -46,11 +46,11 @@ class LPIPS(nn.Module):
       unit length, summed over five depths (equation 1).
 
     Raises:
-      ValueError: pictures with a side below 16 pixels.
+      ValueError: images with a side below 16 pixels.
     """
     if min(x.shape[1:3]) < _LEAST:
       raise ValueError(
-        f'pictures of {x.shape[1]}x{x.shape[2]} are too small for LPIPS; both '
+        f'images of {x.shape[1]}x{x.shape[2]} are too small for LPIPS; both '
         f'sides must be at least {_LEAST}: enlarge them.'
       )
     both = jnp.concatenate([x, y])
@@ -71,7 +71,7 @@ class LPIPS(nn.Module):
 
 
 class VGG(nn.Module):
-  """Pictures in [-1, 1] -> the last ReLU's maps at each of five resolutions.
+  """Images in [-1, 1] -> the last ReLU's maps at each of five resolutions.
 
   They have 64, 128, 256, 512 and 512 channels; the side halves between them.
   """

@@ -19,8 +19,8 @@ class Encoder(nn.Module):
 
   The features at 1/16 are projected and normalised, get their places' codes,
   and pass `num_layers` transformer layers and a last norm. The defaults are
-  the released recipe (the paper's text says 6 layers; its parameter count
-  says 12). Pictures are not normalised by mean and deviation, as there.
+  the released config (the paper's text says 6 layers; its parameter count
+  says 12). Images are not normalised by mean and deviation, as there.
 
   `dropout` applies before the projection and inside the MLPs, `drop_path` to
   every residual branch, both with the rng 'dropout'. `remat` recomputes each
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
     tuple[Float[Array, 'b h4 w4 c4'], Float[Array, 'b h8 w8 c8']],
     Float[Array, 'b n {self.dim}'],
   ]:
-    """Encodes pictures; tokens run row by row, n = (h / 16) * (w / 16)."""
+    """Encodes images; tokens run row by row, n = (h / 16) * (w / 16)."""
     self._check(image.shape)
     *hidden, x = ResNetC4(
       blocks=self.blocks,
@@ -88,6 +88,6 @@ class Encoder(nn.Module):
       )
     if shape[1] % 16 or shape[2] % 16:
       raise ValueError(
-        f'image_size={shape[1:3]}: the ResNet halves a picture four times; '
+        f'image_size={shape[1:3]}: the ResNet halves an image four times; '
         'choose sides that are multiples of 16.'
       )

@@ -1,4 +1,4 @@
-"""An autoencoder on pictures too large for it: overlapping tiles, blended.
+"""An autoencoder on images too large for it: overlapping tiles, blended.
 
 All tiles have one size and go through the network one after another, so it is
 compiled once and its memory is that of one tile; only the result is whole.
@@ -32,7 +32,7 @@ def decode_tiled(
   tile: int = 64,
   overlap: int = 16,
 ) -> PyTree:
-  """Decodes tiles of latents and blends the pictures linearly.
+  """Decodes tiles of latents and blends the images linearly.
 
   Tiles are spread evenly, as few as cover the latent. A latent that is no
   larger than a tile is decoded as it is; a side that is shorter than a tile
@@ -85,7 +85,7 @@ def _tiled(fn, x, tile, overlap):
     if value % ratio.denominator:
       raise ValueError(
         f'{name} {value} must be divisible by {ratio.denominator}, the pixels '
-        'of a picture along one side of a latent.'
+        'of an image along one side of a latent.'
       )
   rows, columns = (
     _axis(length, side, overlap, ratio) for length, side in zip(size, sides)

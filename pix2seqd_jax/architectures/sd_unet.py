@@ -274,7 +274,7 @@ class SDUNet(nn.Module):
       raise ValueError(
         f'the map is {shape[1]}x{shape[2]}: {len(self.channels)} levels halve '
         f'it {len(self.channels) - 1} times; choose sides that are multiples '
-        f'of {factor} (of {8 * factor} for a picture whose latent is an eighth '
+        f'of {factor} (of {8 * factor} for an image whose latent is an eighth '
         'of its size).'
       )
     if shape[3] != self.in_channels:

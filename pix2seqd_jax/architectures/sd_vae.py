@@ -1,13 +1,13 @@
-"""Stable Diffusion's autoencoder: pictures <-> latents (arXiv 2112.10752).
+"""Stable Diffusion's autoencoder: images <-> latents (arXiv 2112.10752).
 
 A latent that a diffusion model sees is s z, z drawn from the posterior of the
-picture. The scale s belongs to the model and its data, not to the network:
+image. The scale s belongs to the model and its data, not to the network:
 0.18215 for Stable Diffusion, LDMSeg and SemFlow, 0.23010 for PDM and U-ViT on
 COCO. So moments are never scaled, s is an argument wherever a latent leaves
 (`Posterior.mode`, `Posterior.sample`) or comes back (`SDVAE.decode`), it is 1
 unless given, and it is kept in the metadata of the autoencoder in use.
 
-Latents of large pictures: see `sd_tiles`.
+Latents of large images: see `sd_tiles`.
 """
 
 import math
@@ -27,7 +27,7 @@ Scale = float | int | Float[Array, '']
 
 
 class Posterior(NamedTuple):
-  """Latents of pictures: independent normals, before any scale.
+  """Latents of images: independent normals, before any scale.
 
   Attributes:
     mean: [b, h, w, c].
@@ -81,8 +81,8 @@ class SDVAE(nn.Module):
   that is used.
 
   Attributes:
-    in_channels: of pictures.
-    out_channels: of decoded pictures.
+    in_channels: of images.
+    out_channels: of decoded images.
     latent_channels: of latents.
     block_out_channels: width at each level; each but the last halves the
       sides.
@@ -93,7 +93,7 @@ class SDVAE(nn.Module):
     attention: see `attention.attend`.
     remat: recompute residual blocks and attention in the backward pass.
     dtype: of the computation; parameters are float32, moments and decoded
-      pictures at least.
+      images at least.
   """
 
   in_channels: int = 3
@@ -109,7 +109,7 @@ class SDVAE(nn.Module):
 
   @property
   def factor(self) -> int:
-    """Pixels of a picture along one side of a latent."""
+    """Pixels of an image along one side of a latent."""
     return 2 ** (len(self.block_out_channels) - 1)
 
   def setup(self):
@@ -133,7 +133,7 @@ class SDVAE(nn.Module):
       self.decoder = Decoder(self.out_channels, widths[::-1], **common)
 
   def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b H W d']:
-    """All that there is, for `init`: decodes the mode of the picture.
+    """All that there is, for `init`: decodes the mode of the image.
 
     Without a decoder it is the mode; without an encoder `x` are latents.
     """
@@ -142,13 +142,13 @@ class SDVAE(nn.Module):
     return self.decode(x) if 'decoder' in self.parts else x
 
   def encode(self, x: Float[Array, 'b h w c']) -> Posterior:
-    """The posterior of pictures in [-1, 1], sides divisible by `factor`."""
+    """The posterior of images in [-1, 1], sides divisible by `factor`."""
     self._has('encoder')
-    _channels('a picture', x, self.in_channels)
+    _channels('an image', x, self.in_channels)
     h, w = x.shape[1:3]
     if h % self.factor or w % self.factor:
       raise ValueError(
-        f'a picture of {h}x{w} pixels cannot be encoded: both sides must be '
+        f'an image of {h}x{w} pixels cannot be encoded: both sides must be '
         f'divisible by {self.factor}; pad or resize it.'
       )
     moments = self.encoder(x.astype(self.dtype))
@@ -157,7 +157,7 @@ class SDVAE(nn.Module):
   def decode(
     self, z: Float[Array, 'b h w c'], scale: Scale = 1.0
   ) -> Float[Array, 'b H W d']:
-    """Pictures of z / scale, about [-1, 1] and not clipped."""
+    """Images of z / scale, about [-1, 1] and not clipped."""
     self._has('decoder')
     _channels('a latent', z, self.latent_channels)
     z = self.post_quant_conv(z / _positive(scale))
@@ -185,7 +185,7 @@ class SDVAE(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Pictures -> moments, before the last linear layer."""
+  """Images -> moments, before the last linear layer."""
 
   out_channels: int
   widths: tuple[int, ...]
@@ -215,7 +215,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents, after the first linear layer, -> pictures."""
+  """Latents, after the first linear layer, -> images."""
 
   out_channels: int
   widths: tuple[int, ...]  # from the smallest map to the largest

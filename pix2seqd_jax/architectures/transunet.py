@@ -126,7 +126,7 @@ class TransUNet(nn.Module):
   way up has one more. With `cross_attention` the transformer attends to
   `tokens`. `time` is whatever the network is conditioned on (gamma, for
   Pix2Seq-D), multiplied by `time_scaling`. The defaults are the released
-  recipe, 512 values a pixel: two groups of 256 logits, classes then ids.
+  config, 512 values a pixel: two groups of 256 logits, classes then ids.
 
   The norm, the time's embedding and the head are computed in float32 at
   least: a logit of 20 has a spacing of 1/8 in bfloat16.

@@ -310,10 +310,10 @@ def _check_sizes(m: UViT) -> None:
 
 
 def _check_inputs(m: UViT, x, time, condition) -> None:
-  wanted = (x.shape[0], *_pair(m.image_size), m.in_channels)
-  if x.shape != wanted:
+  expected = (x.shape[0], *_pair(m.image_size), m.in_channels)
+  if x.shape != expected:
     raise ValueError(
-      f'x {x.shape} must be {wanted}: image_size={m.image_size} and '
+      f'x {x.shape} must be {expected}: image_size={m.image_size} and '
       f'in_channels={m.in_channels}. Positions are learned, so another size '
       'needs another network.'
     )

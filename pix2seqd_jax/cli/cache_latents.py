@@ -1,4 +1,4 @@
-"""Latents of all pictures of a data set, so that training need not make them.
+"""Latents of all images of a data set, so that training need not make them.
 
   python -m pix2seqd_jax.cli.cache_latents --workdir runs/image_autoencoder \
     --config configs/ldmseg_shapes.py --output latents/shapes
@@ -6,9 +6,9 @@
     --config.data.latents=latents/shapes --workdir runs/ldmseg --mode train
 
 --workdir is a run of an image autoencoder, LDMSeg or SemFlow, or a folder of
-converted weights; --config is the recipe that will read the latents, with
+converted weights; --config is the config that will read the latents, with
 --config.KEY=VALUE as elsewhere. Killed, the command goes on where it was. A
-folder is refused where weights, pictures or transforms are others; transforms
+folder is refused where weights, images or transforms are others; transforms
 may draw nothing but a flip, for which both latents are kept.
 """
 
@@ -31,7 +31,7 @@ from pix2seqd_jax.train import log, sharding
 from pix2seqd_jax.train.checkpoints import weights
 from pix2seqd_jax.types import Batch
 
-# Where an LDMSeg run keeps its encoder of pictures.
+# Where an LDMSeg run keeps its encoder of images.
 _OURS = 'frozen/image'
 _SAVE_EVERY = 16  # batches
 
@@ -46,14 +46,14 @@ def cache(
   step: int | str | None = None,
   progress: bool = True,
 ) -> pathlib.Path:
-  """Writes the mean latents of every picture, or what is missing of them.
+  """Writes the mean latents of every image, or what is missing of them.
 
   Args:
     workdir: whose (averaged) weights encode.
-    config: the recipe of an LDMSeg or SemFlow; its init_from is not looked at.
+    config: the config of an LDMSeg or SemFlow; its init_from is not looked at.
     output: the folder, for data.latents.
     splits: of 'train' and 'eval'.
-    batch_size: pictures at once; 0 is config.eval.batch_size.
+    batch_size: images at once; 0 is config.eval.batch_size.
     step: of the checkpoint; None is the newest.
     progress: a bar on a terminal, lines elsewhere.
 
@@ -72,9 +72,9 @@ def cache(
   origins = {split: experiment.latent_origin(split) for split in splits}
   network = experiment.model.image_net
   image = np.zeros((1, *experiment.config['data']['image_size'], 3), np.uint8)
-  wanted = jax.eval_shape(network.init, jax.random.key(0), image / 255.0)
+  expected = jax.eval_shape(network.init, jax.random.key(0), image / 255.0)
   found = encoder_weights(
-    weights.load_params(workdir, step), wanted['params'], str(workdir)
+    weights.load_params(workdir, step), expected['params'], str(workdir)
   )
   told = latent_cache.digest(sharding.flat_paths(found))
   encode = _encoder(network, jax.device_put(found, jax.devices()[0]))
@@ -90,7 +90,7 @@ def cache(
 
 
 def encoder_weights(
-  params: Mapping[str, Any], wanted: Mapping[str, Any], where: str
+  params: Mapping[str, Any], expected: Mapping[str, Any], where: str
 ) -> Any:
   """The part of a run's params that is an encoder of these shapes.
 
@@ -98,7 +98,7 @@ def encoder_weights(
     ValueError: there is none, or there are several and none is `frozen/image`.
   """
   flat = sharding.flat_paths(params)
-  shapes = {k: v.shape for k, v in sharding.flat_paths(wanted).items()}
+  shapes = {k: v.shape for k, v in sharding.flat_paths(expected).items()}
   mark = min(shapes)
   places = [
     path.removesuffix(mark)
@@ -123,7 +123,7 @@ def encoder_weights(
       'image_autoencoder with the same model.network, or of ldmseg or '
       'semflow.'
     )
-  return sharding.map_paths(lambda k, _: flat[fitting[0] + k], wanted)
+  return sharding.map_paths(lambda k, _: flat[fitting[0] + k], expected)
 
 
 def _encoder(network, params) -> Callable[[Batch], Any]:
@@ -137,8 +137,8 @@ def _encoder(network, params) -> Callable[[Batch], Any]:
   return functools.partial(encode, params)
 
 
-def _batch(pictures) -> dict[str, np.ndarray]:
-  image, valid = zip(*pictures, strict=True)
+def _batch(images) -> dict[str, np.ndarray]:
+  image, valid = zip(*images, strict=True)
   return {'image': np.stack(image), 'valid': np.stack(valid)}
 
 
@@ -196,14 +196,14 @@ def _write(writer, reader, encode, size, progress) -> None:
   """All rows that the writer lacks. A bad example's, never read, are zero."""
   count, ways, *shape = writer.shape
   size = max(1, size // ways)
-  bar = log.Progress(count, start=writer.done, unit='picture', enabled=progress)
+  bar = log.Progress(count, start=writer.done, unit='image', enabled=progress)
   with bar:
     rows = _read_ahead(reader, writer.done, size)
     for number, examples in enumerate(rows, 1):
-      good = [i for i, pictures in enumerate(examples) if pictures is not None]
+      good = [i for i, images in enumerate(examples) if images is not None]
       made = np.zeros((len(examples), ways, *shape), np.float32)
       if good:
-        flat = [picture for i in good for picture in examples[i]]
+        flat = [image for i in good for image in examples[i]]
         short = size * ways - len(flat)  # one shape, one compilation
         latents = np.asarray(encode(_batch(flat + flat[:1] * short)))
         latents = latents[: len(flat)].reshape(-1, ways, *shape)
@@ -220,7 +220,7 @@ def _check_finite(latents, rows):
   if wrong.any():
     raise ValueError(
       f'latents: that of example {rows[int(wrong.argmax())]} is not finite; '
-      'look at its picture, and at model.dtype.'
+      'look at its image, and at model.dtype.'
     )
 
 

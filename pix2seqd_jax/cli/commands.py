@@ -34,7 +34,7 @@ def train(
   """Trains, or goes on where the work directory stopped.
 
   Args:
-    config: the recipe.
+    config: the config.
     workdir: a folder, made if it does not exist.
 
   Returns:
@@ -113,8 +113,8 @@ def evaluate_params(
   Args:
     experiment: the parts.
     params: of the model, on any device.
-    writer: gets train.num_panels strips: picture, truth, prediction; where
-      pictures are drawn, what was drawn (of which mask, and what the model
+    writer: gets train.num_panels strips: image, truth, prediction; where
+      images are drawn, what was drawn (of which mask, and what the model
       sees in it).
     step: under which the panels are written.
     steps, td: of sampling; None is the config's.
@@ -148,31 +148,31 @@ def _panel(experiment, found, meta):
   """What an answer looks like beside the truth; see evaluate_params."""
   task, made = experiment.task, found.image
   if made is not None and not task.given:
-    return _side_by_side((meta['image'], made), ('picture', 'drawn'))
+    return _side_by_side((meta['image'], made), ('image', 'drawn'))
   truth, classes = meta['truth'], experiment.answer_categories
-  wanted = truth['segments']
+  expected = truth['segments']
   if classes != experiment.categories:  # answers have none of the data set
-    wanted = [segment._replace(category=1) for segment in wanted]
-  maps = (truth['ids'], wanted), task.segments(found)
+    expected = [segment._replace(class_id=1) for segment in expected]
+  maps = (truth['ids'], expected), task.segments(found)
   if made is None:
     return overlays.panel(meta['image'], *maps, classes)
   # What was given knows no instances.
-  named = [segment for segment in wanted if not segment.is_crowd]
+  named = [segment for segment in expected if not segment.is_crowd]
   given = label_maps.label_map(truth['ids'], named, classes, 'classes')
   maps = synthesis.as_map(given.astype(np.int32)), maps[1]
   painted = [overlays.paint(*one, classes) for one in maps]
   strip = _side_by_side(
     (meta['image'], painted[0], made, painted[1]),
-    ('picture', 'given', 'drawn', 'seen in it'),
+    ('image', 'given', 'drawn', 'seen in it'),
   )
   return overlays.with_legend(strip, maps, classes)
 
 
-def _side_by_side(pictures, captions):
-  """A strip of pictures, small ones enlarged."""
+def _side_by_side(images, captions):
+  """A strip of images, small ones enlarged."""
   strips = [
     overlays.panel(one, None, None, (), captions=(caption,), legend=False)
-    for one, caption in zip(pictures, captions, strict=True)
+    for one, caption in zip(images, captions, strict=True)
   ]
   return overlays.grid(strips, len(strips))
 
@@ -313,13 +313,13 @@ def predict(
   formats: Sequence[str] = ('panoptic', 'overlay'),
   **kwargs,
 ) -> pathlib.Path:
-  """Pictures -> files of some formats; see Pipeline.predict for all arguments.
+  """Images -> files of some formats; see Pipeline.predict for all arguments.
 
   Raises:
-    ValueError: there is no picture, one cannot be read, or no such format.
+    ValueError: there is no image, one cannot be read, or no such format.
   """
   if not inputs:
-    raise ValueError('--inputs is empty; name a picture or a folder of them.')
+    raise ValueError('--inputs is empty; name an image or a folder of them.')
   folder = pathlib.Path(workdir)
   pipe = pipeline.Pipeline.from_pretrained(
     folder, step=step or None, config=config

@@ -10,7 +10,7 @@
 Any registered reader will do. The bytes of JPEG and PNG files are kept as they
 are; labels of other kinds become panoptic PNGs. Each record is read back and
 compared before it is written. Stopped, it goes on where it was. The last makes
-no shards: the masks of parts of faces become a label map each, and pictures
+no shards: the masks of parts of faces become a label map each, and images
 are made as large as these, for semantic_folder, layout celeb.
 """
 

@@ -65,7 +65,7 @@ def main():
   parser.add_argument('--workdir', required=True, help='the folder of a run')
   parser.add_argument('--output', required=True, help='where to write')
   parser.add_argument('--split', default='eval', choices=('train', 'eval'))
-  parser.add_argument('--num', type=int, default=8, help='how many pictures')
+  parser.add_argument('--num', type=int, default=8, help='how many images')
   parser.add_argument(
     '--formats', nargs='+', default=('panoptic',), choices=writers.FORMATS
   )

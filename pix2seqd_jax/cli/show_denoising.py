@@ -1,11 +1,11 @@
-"""Pictures of the sampling of a trained model: its steps, and several seeds.
+"""Images of the sampling of a trained model: its steps, and several seeds.
 
-  python -m pix2seqd_jax.cli.show_denoising --workdir runs/shapes --inputs pictures/ \
+  python -m pix2seqd_jax.cli.show_denoising --workdir runs/shapes --inputs images/ \
     --output strips/ --steps 50 --frames 8 --seeds 6
 
-writes for each picture NAME_strip.png, what the model takes for the answer
+writes for each image NAME_strip.png, what the model takes for the answer
 after some of the steps, and NAME_seeds.png, what comes of other noise, with
-the share of the seeds that agree. For every model that diffuses.
+the fraction of the seeds that agree. For every model that diffuses.
 """
 
 import argparse
@@ -27,7 +27,7 @@ Map = tuple[np.ndarray, Sequence[Segment]]
 
 
 class Sampled(NamedTuple):
-  """One run of the sampler on one picture.
+  """One run of the sampler on one image.
 
   Attributes:
     final: (ids [h, w], segments), the answer.
@@ -50,7 +50,7 @@ def chosen(num_steps: int, frames: int) -> list[int]:
 class Sampler:
   """Samples with a pipeline and looks on.
 
-  All pictures share one callback: another would be compiled anew.
+  All images share one callback: another would be compiled anew.
 
   Args:
     pipe: a trained model.
@@ -108,7 +108,7 @@ class Sampler:
   def _read(self, raw, meta) -> Map:
     one = jax.tree.map(lambda leaf: np.asarray(leaf)[0], raw)
     task = self.experiment.task
-    found = task.refine(self.experiment.model.read_out(one, meta))
+    found = task.refine(self.experiment.model.postprocess(one, meta))
     if not self.each:
       return task.segments(found)
     # Ids as the model gave them: they last over the steps, and so do colours.
@@ -131,15 +131,15 @@ def write(
   seed: int = 0,
   step: str | int = '',
 ) -> list[pathlib.Path]:
-  """Writes NAME_strip.png and NAME_seeds.png of each picture.
+  """Writes NAME_strip.png and NAME_seeds.png of each image.
 
   Args:
     workdir: of a trained run.
-    inputs: pictures and folders of pictures.
+    inputs: images and folders of images.
     output: a folder, made if it does not exist.
     steps: of sampling; None is the config's.
     frames: estimates in a strip.
-    seeds: samples in a grid: `seed` and those after it; below 2: no grid.
+    seeds: samples in a timesteps: `seed` and those after it; below 2: no timesteps.
     seed: of the strip.
     step: of the checkpoint, or 'best'; empty is the newest.
 
@@ -147,11 +147,11 @@ def write(
     The files.
 
   Raises:
-    ValueError: there is no picture, one cannot be read, or an argument is out
+    ValueError: there is no image, one cannot be read, or an argument is out
       of range.
   """
   if not inputs:
-    raise ValueError('--inputs is empty; name a picture or a folder of them.')
+    raise ValueError('--inputs is empty; name an image or a folder of them.')
   pipe = pipeline.Pipeline.from_pretrained(workdir, step=step or None)
   sampler, folder = Sampler(pipe, steps, frames), pathlib.Path(output)
   written, names = [], collections.Counter()
@@ -160,14 +160,14 @@ def write(
     count = names[path.stem]
     name = path.stem if count == 1 else f'{path.stem}_{count}'
     image = pipeline.as_rgb(path)
-    for kind, picture in _pictures(sampler, image, seed, seeds):
+    for kind, drawn in _images(sampler, image, seed, seeds):
       written.append(folder / f'{name}_{kind}.png')
-      overlays.save_png(written[-1], picture)
+      overlays.save_png(written[-1], drawn)
   return written
 
 
-def _pictures(sampler, image, seed, seeds):
-  """('strip', the strip) and perhaps ('seeds', the grid)."""
+def _images(sampler, image, seed, seeds):
+  """('strip', the strip) and perhaps ('seeds', the timesteps)."""
   categories, look = sampler.experiment.categories, {'each': sampler.each}
   numbers = range(seed, seed + max(1, seeds))
   runs = [sampler(image, number) for number in numbers]
@@ -206,12 +206,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   parser.add_argument('--workdir', required=True, help='the folder of a run')
   parser.add_argument(
-    '--inputs', nargs='+', required=True, help='pictures, or folders of them'
+    '--inputs', nargs='+', required=True, help='images, or folders of them'
   )
   parser.add_argument('--output', required=True, help='a folder for PNG files')
   parser.add_argument('--steps', type=int, help="of sampling; else the run's")
   parser.add_argument('--frames', type=int, default=8, help='in a strip')
-  parser.add_argument('--seeds', type=int, default=6, help='in a grid')
+  parser.add_argument('--seeds', type=int, default=6, help='in a timesteps')
   parser.add_argument('--seed', type=int, default=0, help='the first')
   parser.add_argument('--step', default='', help="a checkpoint's, or 'best'")
   flags = vars(parser.parse_args(argv))
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
   except (ValueError, OSError) as error:
     parser.exit(1, f'{type(error).__name__}: {error}\n')
-  print(f'Wrote {len(written)} pictures: {written[0]}, ...')
+  print(f'Wrote {len(written)} images: {written[0]}, ...')
 
 
 if __name__ == '__main__':

@@ -1,15 +1,15 @@
-"""Both ways of a flow between pictures and masks: paths, films, strips.
+"""Both ways of a flow between images and masks: paths, videos, strips.
 
   python -m pix2seqd_jax.cli.show_flow --workdir runs/semflow --output flows/ \
     --steps 25 --frames 8
 
-takes held-out examples of the run's data (or --inputs, pictures, and --masks,
+takes held-out examples of the run's data (or --inputs, images, and --masks,
 label maps) and writes for each
   NAME_segment.png, NAME_synthesize.png   some of the states on the way
-  NAME_segment.gif, NAME_synthesize.gif   all of them, as a film
-  NAME_perturbation.png                   pictures by the noise on the mask
+  NAME_segment.gif, NAME_synthesize.gif   all of them, as a video
+  NAME_perturbation.png                   images by the noise on the mask
 and straightness.png and .json: how straight the paths of both directions are.
-For models that draw pictures of masks (SemFlow).
+For models that draw images of masks (SemFlow).
 """
 
 import argparse
@@ -26,7 +26,8 @@ from pix2seqd_jax.data.formats import files, label_maps
 from pix2seqd_jax.diffusion import straightness
 from pix2seqd_jax.experiment import build
 from pix2seqd_jax.inference import pipeline, results, synthesis
-from pix2seqd_jax.visualize import overlays, video as video_lib
+from pix2seqd_jax.visualize import overlays
+from pix2seqd_jax.visualize import video as video_lib
 
 DIRECTIONS = ('segment', 'synthesize')
 
@@ -36,7 +37,7 @@ class Path(NamedTuple):
 
   Attributes:
     states: [steps + 1, 1, ...], from the start on.
-    times: [steps + 1]; 0 is the mask, 1 the picture.
+    times: [steps + 1]; 0 is the mask, 1 the image.
     batch, meta: what it was run on.
   """
 
@@ -52,7 +53,7 @@ class Follower:
   All examples share one callback: another would be compiled anew.
 
   Args:
-    pipe: a trained model that draws pictures of masks.
+    pipe: a trained model that draws images of masks.
     steps: of Euler, 2 or more; None is the config's.
 
   Raises:
@@ -66,8 +67,12 @@ class Follower:
     if self.steps < 2:
       raise ValueError(f'steps={self.steps} must be 2 or more to see a path.')
     model = pipe.experiment.model
-    plain = {'grid': 'uniform', 'grid_args': {}, 'td': 0.0}
-    plain |= {'stepper': 'euler', 'stepper_args': {}}
+    plain = {
+      'timestep_spacing': 'uniform',
+      'timestep_spacing_args': {},
+      'td': 0.0,
+    }
+    plain |= {'sampler': 'euler', 'sampler_args': {}}
     sample = {**config['sample'], **plain}
     self.experiment = build.Experiment(
       {**config, 'sample': sample}, pipe.categories
@@ -96,7 +101,7 @@ class Follower:
     return self._follow(*self.experiment.single(example), seed, 1)
 
   def synthesize(self, mask: np.ndarray, seed: int = 0) -> Path:
-    """Classes [h, w] -> their path to a picture; t = 0 to 1."""
+    """Classes [h, w] -> their path to an image; t = 0 to 1."""
     return self._follow(*self._synthesizer.batch(mask), seed, 0)
 
   def _follow(self, batch, meta, seed, first) -> Path:
@@ -115,7 +120,7 @@ class Follower:
   def signed_images(
     self, path: Path, steps: Sequence[int] | None = None
   ) -> list[np.ndarray]:
-    """States as pictures, uint8 [h, w, 3]: masks in the colours of anchors.
+    """States as images, uint8 [h, w, 3]: masks in the colours of anchors.
 
     Args:
       path: of either direction.
@@ -124,12 +129,12 @@ class Follower:
     blank = np.zeros(path.batch['image'].shape[:3], np.int32)
     batch = {**path.batch, 'given': {'semantic': blank}}
     steps = range(len(path.states)) if steps is None else steps
-    return [self._picture(path.states[i], batch, path.meta) for i in steps]
+    return [self._image(path.states[i], batch, path.meta) for i in steps]
 
-  def _picture(self, state, batch, meta):
+  def _image(self, state, batch, meta):
     raw = jax.device_get(self._decode(self.params, state, batch))
     one = jax.tree.map(lambda leaf: leaf[0], raw)
-    return self.experiment.model.read_out(one, meta).image
+    return self.experiment.model.postprocess(one, meta).image
 
 
 def strip(
@@ -140,20 +145,20 @@ def strip(
   steps = np.unique(np.round(steps).astype(int)).tolist()
   captions = [f't = {path.times[i]:.2f}' for i in steps]
   captions[0] = f'{title}, {captions[0]}'
-  shown = zip(follower.pictures(path, steps), captions, strict=True)
-  pictures = [_captioned(picture, text) for picture, text in shown]
-  return overlays.grid(pictures, len(pictures))
+  shown = zip(follower.images(path, steps), captions, strict=True)
+  images = [_captioned(image, text) for image, text in shown]
+  return overlays.grid(images, len(images))
 
 
-def film(
+def video(
   follower: Follower, path: Path, file: str | os.PathLike, fps: float | int = 10
 ) -> pathlib.Path:
-  """Writes a path as a film: what it began with beside what it becomes."""
-  pictures = follower.pictures(path)
-  given = _captioned(pictures[0], 'given')
+  """Writes a path as a video: what it began with beside what it becomes."""
+  images = follower.images(path)
+  given = _captioned(images[0], 'given')
   frames = [
-    overlays.grid([given, _captioned(picture, f't = {t:.2f}')], 2)
-    for picture, t in zip(pictures, path.times, strict=True)
+    overlays.grid([given, _captioned(image, f't = {t:.2f}')], 2)
+    for image, t in zip(images, path.times, strict=True)
   ]
   return video_lib.write(file, frames, fps=fps)
 
@@ -167,18 +172,18 @@ def perturbations(
   steps: int | None = None,
   seed: int = 0,
 ) -> tuple[np.ndarray, dict[str, dict[str, float]]]:
-  """Pictures of a mask by the width of the noise on it.
+  """Images of a mask by the width of the noise on it.
 
   Args:
     pipe: a trained model.
     mask: classes [h, w].
     factors: of the width that it was trained with (beta' / beta of the paper);
       none: those of synthesizing.FACTORS with which classes can be told apart.
-    num_samples: rows of the picture.
+    num_samples: rows of the image.
     steps, seed: of sampling.
 
   Returns:
-    (a grid, uint8, a column for each factor; {factor: brightness, the mean of
+    (a timesteps, uint8, a column for each factor; {factor: brightness, the mean of
     all values in [0, 1], and diversity, the mean over pixels of the deviation
     between samples}).
 
@@ -230,17 +235,17 @@ def examples(
   num: int | None = 4,
   values: str | None = None,
 ) -> Iterator[Example]:
-  """Pictures and label maps; or, of neither, `num` held-out examples (or all).
+  """Images and label maps; or, of neither, `num` held-out examples (or all).
 
   `values` is of the masks' numbers, as in synthesizing.read_mask.
   """
-  pictures = files.list_images(*inputs) if inputs else []
+  images = files.list_images(*inputs) if inputs else []
   maps = files.list_images(*masks) if masks else []
-  names = results.unique([path.stem for path in (*pictures, *maps)])
-  for name, path in zip(names, pictures):
+  names = results.unique([path.stem for path in (*images, *maps)])
+  for name, path in zip(names, images):
     yield Example(name, pipeline.as_rgb(path), None)
   reader = synthesis.Synthesizer(pipe.experiment, pipe.params)
-  for name, path in zip(names[len(pictures) :], maps, strict=True):
+  for name, path in zip(names[len(images) :], maps, strict=True):
     yield Example(name, None, reader.read(path, values))
   if inputs or masks:
     return
@@ -266,7 +271,7 @@ def write(
   samples: int = 2,
   seed: int = 0,
   step: str | int = '',
-  film_format: str = 'gif',
+  video_format: str = 'gif',
 ) -> list[pathlib.Path]:
   """Writes all that the module's head names.
 
@@ -276,10 +281,10 @@ def write(
     inputs, masks, num, values: as in `examples`.
     steps: of Euler; None is the config's.
     frames: states in a strip.
-    factors, samples: as in `perturbations`; no factors: no such picture.
+    factors, samples: as in `perturbations`; no factors: no such image.
     seed: of sampling.
     step: of the checkpoint, or 'best'; empty is the newest.
-    film_format: of films.FORMATS.
+    video_format: of video_lib.FORMATS.
 
   Returns:
     The files.
@@ -288,7 +293,7 @@ def write(
     ValueError: a model without a way back, files that cannot be read, or an
       argument out of range.
   """
-  _check(film_format, frames)
+  _check(video_format, frames)
   pipe = pipeline.Pipeline.from_pretrained(workdir, step=step or None)
   follower, folder = Follower(pipe, steps), pathlib.Path(output)
   factors = synthesis.noise_factors(pipe.experiment.model, factors)
@@ -303,9 +308,9 @@ def write(
       path = getattr(follower, direction)(given, seed)
       states.setdefault(direction, []).append(path.states)
       stem = f'{example.name}_{direction}'
-      still, moving = (folder / f'{stem}.{s}' for s in ('png', film_format))
+      still, moving = (folder / f'{stem}.{s}' for s in ('png', video_format))
       overlays.save_png(still, strip(follower, path, frames, direction))
-      written += [still, film(follower, path, moving)]
+      written += [still, video(follower, path, moving)]
     if example.mask is not None and factors:
       noise = {'factors': factors, 'num_samples': samples}
       noise |= {'steps': steps, 'seed': seed}
@@ -313,22 +318,22 @@ def write(
   return written + _write_straightness(folder, states)
 
 
-def _check(film_format, frames):
-  if film_format not in video_lib.FORMATS:
+def _check(video_format, frames):
+  if video_format not in video_lib.FORMATS:
     raise ValueError(
-      f'--film={film_format!r} must be one of {", ".join(films.FORMATS)}.'
+      f'--video={video_format!r} must be one of {", ".join(video_lib.FORMATS)}.'
     )
-  if film_format == 'mp4':
+  if video_format == 'mp4':
     video_lib.ffmpeg()
   if frames < 2:
     raise ValueError(f'--frames={frames} must be at least 2.')
 
 
 def _write_noise(pipe, example, folder, noise):
-  picture, numbers = perturbations(pipe, example.mask, **noise)
+  image, numbers = perturbations(pipe, example.mask, **noise)
   stem = f'{example.name}_perturbation'
   drawn, told = (folder / f'{stem}.{s}' for s in ('png', 'json'))
-  overlays.save_png(drawn, picture)
+  overlays.save_png(drawn, image)
   told.write_text(json.dumps(numbers, indent=2) + '\n', encoding='utf-8')
   return [drawn, told]
 
@@ -351,7 +356,7 @@ def _write_straightness(folder, states):
     stem.with_suffix('.png'),
     lines,
     title='Deviation from straight lines (0: straight)',
-    x_label='share of the way',
+    x_label='fraction of the way',
     y_label='|speed - line|^2 / |line|^2',
   )
   text = json.dumps(numbers, indent=2) + '\n'
@@ -369,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add = parser.add_argument
   add('--workdir', required=True, help='the folder of a run')
   add('--output', required=True, help='a folder for the files')
-  add('--inputs', nargs='+', default=(), help='pictures, or folders of them')
+  add('--inputs', nargs='+', default=(), help='images, or folders of them')
   add('--masks', nargs='+', default=(), help='label maps, or folders of them')
   add('--num', type=int, default=4, help='held-out examples, of neither')
   add('--values', help="of masks: the data set's own 'ids', or 'classes'")
@@ -379,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--samples', type=int, default=2, help='of each factor')
   add('--seed', type=int, default=0)
   add('--step', default='', help="a checkpoint's, or 'best'")
-  add('--film', dest='film_format', default='gif', help='gif or mp4')
+  add('--video', dest='video_format', default='gif', help='gif or mp4')
   flags = vars(parser.parse_args(argv))
   try:
     written = write(flags.pop('workdir'), flags.pop('output'), **flags)

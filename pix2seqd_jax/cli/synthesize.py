@@ -1,4 +1,4 @@
-"""Label maps -> files of pictures, by a model that draws pictures of masks.
+"""Label maps -> files of images, by a model that draws images of masks.
 
   python -m pix2seqd_jax.cli.synthesize --workdir runs/semflow \
     --masks LABEL_MAPS --output made/ --num_samples 2
@@ -41,29 +41,29 @@ def write(
   steps: int | None = None,
   perturbation: float | None = None,
 ) -> list[pathlib.Path]:
-  """Writes pictures of masks, and panels of both.
+  """Writes images of masks, and panels of both.
 
   Args:
     workdir: of a trained run.
     output: a folder, made if it does not exist.
     masks: label maps, or folders of them; none: those of held-out examples.
     num: how many held-out examples; None: all.
-    size: of the pictures: the 'network''s own, or enlarged to the 'mask''s.
+    size: of the images: the 'network''s own, or enlarged to the 'mask''s.
     step: of the checkpoint, or 'best'; empty is the newest.
     values: of the label maps; see Pipeline.synthesize.
     progress: shows a bar on a terminal, plain lines elsewhere.
-    seed: None is that of evaluation, which makes the same pictures of held-out
+    seed: None is that of evaluation, which makes the same images of held-out
       masks. Each mask has noise of its own, by its number or its name, and
       none depends on the others.
-    num_samples: pictures of each mask.
+    num_samples: images of each mask.
     steps: of the sampler; None is the run's.
     perturbation: levels of noise on masks; None is that of evaluation.
 
   Returns:
-    The pictures' files.
+    The images' files.
 
   Raises:
-    ValueError: a model that makes no pictures, a mask or a held-out example
+    ValueError: a model that makes no images, a mask or a held-out example
       that cannot be read, or an argument out of range.
   """
   _check(size, num, num_samples, masks, values, seed)
@@ -108,7 +108,7 @@ def _check_run(experiment, drawer, steps, perturbation):
     perturbation = told
   blank = np.zeros(experiment.config['data']['image_size'], np.int32)
   drawer.batch(blank, perturbation)
-  experiment.grid(steps)
+  experiment.timesteps(steps)
   return perturbation
 
 
@@ -145,14 +145,14 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--seed', type=int, help="of the noise; else the evaluation's")
   add('--perturbation', type=float, help="levels; else the evaluation's")
   add('--values', help="of masks: the data set's own 'ids', or 'classes'")
-  add('--size', default='network', help='of the pictures: network or mask')
+  add('--size', default='network', help='of the images: network or mask')
   add('--step', default='', help="a checkpoint's, or 'best'")
   flags = vars(parser.parse_args(argv))
   try:
     written = write(flags.pop('workdir'), flags.pop('output'), **flags)
   except (ValueError, OSError) as error:
     parser.exit(1, f'{type(error).__name__}: {error}\n')
-  print(f'Wrote {len(written)} pictures: {written[0]}, ...')
+  print(f'Wrote {len(written)} images: {written[0]}, ...')
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@
   python -m pix2seqd_jax.cli.validate_data --name semantic_folder --images DIR \
     --labels DIR --layout cityscapes
 
-Folders may be zip archives, or folders in them. A recipe's two splits are both
+Folders may be zip archives, or folders in them. A config's two splits are both
 looked at unless --split names one. Exits with 1 where something is wrong, with
 2 where the command is; --json prints one JSON object, for programs.
 """
@@ -82,7 +82,7 @@ class _Lines:
       if self.bar is None:
         from tqdm import tqdm
 
-        self.bar = tqdm(total=count, desc=self.title, unit='picture')
+        self.bar = tqdm(total=count, desc=self.title, unit='image')
       self.bar.update(done - self.bar.n)
       if done == count:
         self.bar.close()
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     '--config a value of it, as --config.data.root=DIR.',
     allow_abbrev=False,
   )
-  parser.add_argument('--config', help='a recipe, FILE[:VARIANT]')
+  parser.add_argument('--config', help='a config, FILE[:VARIANT]')
   parser.add_argument(
     '--name',
     help=f'a reader: {", ".join(DATASETS)}; by default coco_panoptic',

@@ -20,10 +20,10 @@ which is one file, all of it where no part is named. The third makes a
 directory for Pipeline.from_pretrained too; with --part encoder it takes the
 encoder alone, of a Pix2Seq-D or of a detector. So does the fourth, which puts
 the networks where our LDMSeg has them (`--from ldmseg-start`: those of Stable
-Diffusion that its training begins with); without --config it writes no recipe.
+Diffusion that its training begins with); without --config it writes no config.
 `--from semflow` has the UNet alone: what is beside it in the model comes out
-of the recipe's init_from.
---config.KEY=VALUE changes the recipe. --dry-run prints what becomes of names.
+of the config's init_from.
+--config.KEY=VALUE changes the config. --dry-run prints what becomes of names.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class Converter(NamedTuple):
   Attributes:
     read: path -> {name: anything with a shape that NumPy can read}.
     parts: what can be taken of it, 'all' first.
-    plan: (variables, wanted tree, ema=, part=) -> Plan.
+    plan: (variables, expected tree, ema=, part=) -> Plan.
     has_averages: (variables, part) -> whether ema=True can be asked for.
   """
 
@@ -100,11 +100,11 @@ def _classes(experiment, path):
   found = categories.read_json(path)
   entries = found.get('categories') if isinstance(found, dict) else found
   classes = categories.categories_from_json(entries, path)
-  wanted = experiment.config['data']['num_classes']
-  if len(classes) != wanted:
+  expected = experiment.config['data']['num_classes']
+  if len(classes) != expected:
     raise ValueError(
       f'--categories={path} has {len(classes)} classes but data.num_classes='
-      f'{wanted}; give the classes that the checkpoint was trained on.'
+      f'{expected}; give the classes that the checkpoint was trained on.'
     )
   return classes
 
@@ -124,7 +124,7 @@ def convert(
     source: a key of CONVERTERS.
     checkpoint: its path.
     out: the directory to make; None writes nothing.
-    config: the recipe that the weights belong to.
+    config: the config that the weights belong to.
     part: 'all', or what the converter offers.
     classes: a JSON file of the categories; None asks the data set.
 
@@ -132,7 +132,7 @@ def convert(
     Lines to print.
 
   Raises:
-    ValueError: the checkpoint does not fit the recipe's model, name by name.
+    ValueError: the checkpoint does not fit the config's model, name by name.
   """
   converter = CONVERTERS[source]
   if part not in converter.parts:
@@ -140,16 +140,16 @@ def convert(
       f'--part={part}: --from {source} offers {", ".join(converter.parts)}.'
     )
   experiment = build.Experiment(config)
-  wanted = wanted_tree(experiment, part)
+  expected = wanted_tree(experiment, part)
   if out is not None:
     weights_export.check_folder(pathlib.Path(out))
     if part == 'all':
       experiment = build.Experiment(config, _classes(experiment, classes))
   variables = converter.read(checkpoint)
-  plan = converter.plan(variables, wanted, part=part)
+  plan = converter.plan(variables, expected, part=part)
   averaged = None
   if converter.has_averages(variables, part):
-    averaged = converter.plan(variables, wanted, part=part, ema=True)
+    averaged = converter.plan(variables, expected, part=part, ema=True)
   lines = plan.lines() + [
     'with averaged copies of all of them' if averaged else 'no averaged copies'
   ]
@@ -191,7 +191,7 @@ def convert_parts(
     part: one of the source's, or 'all' that the checkpoint holds.
     cast: None refuses half precision; see sources.load.
     key: where in a .pt file the weights are.
-    config: the recipe of a model that is made up of all that is converted;
+    config: the config of a model that is made up of all that is converted;
       the directory is then one for Pipeline.from_pretrained.
     classes: with it, a JSON file of the categories; None asks the data set.
 
@@ -199,7 +199,7 @@ def convert_parts(
     Lines to print.
 
   Raises:
-    ValueError: see sources.find; or it is not the recipe's model.
+    ValueError: see sources.find; or it is not the config's model.
   """
   only = None if part == 'all' else part
   found = sources.find(source, checkpoint, only=only, key=key)
@@ -245,7 +245,7 @@ def _read_all(family, found, cast) -> dict[str, Any]:
 
 
 def _how_to_start(family, found, folder) -> list[str]:
-  """What to write in a recipe."""
+  """What to write in a config."""
   begin = f'wrote {folder}; start from it with --config.init_from='
   if family.places:  # of one model of ours
     entries = ''.join(
@@ -297,7 +297,7 @@ def parse(argv: Sequence[str] | None = None):
   add('--key', help='where in a .pt file the weights are')
   add(
     '--config',
-    help='the recipe, FILE[:VARIANT], whose model this is; of pix2seq-tf '
+    help='the config, FILE[:VARIANT], whose model this is; of pix2seq-tf '
     f'{_DEFAULT} unless given',
   )
   add(

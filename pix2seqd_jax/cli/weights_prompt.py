@@ -69,10 +69,10 @@ def load(
       f'{path} is no array of NumPy ({error}); write it with python -m '
       'pix2seqd_jax.cli.weights_prompt.'
     ) from error
-  wanted = (num_tokens, width)
-  if getattr(found, 'shape', None) != wanted or found.dtype != np.float32:
+  expected = (num_tokens, width)
+  if getattr(found, 'shape', None) != expected or found.dtype != np.float32:
     raise ValueError(
-      f'{path} must hold float32 {wanted}, the states of a prompt, and holds '
+      f'{path} must hold float32 {expected}, the states of a prompt, and holds '
       f'{getattr(found, "dtype", "several arrays")} '
       f'{getattr(found, "shape", "")}; write it with the text encoder that the '
       'model was trained with.'

@@ -1,4 +1,4 @@
-"""A model of ours out of a checkpoint, and of what its recipe starts from."""
+"""A model of ours out of a checkpoint, and of what its config starts from."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from pix2seqd_jax.train.checkpoints import weights
 def rest(
   experiment: Any, family: sources.Source, found: Mapping[str, sources.Found]
 ) -> dict[str, Any]:
-  """What a recipe's model has beside the networks of a checkpoint.
+  """What a config's model has beside the networks of a checkpoint.
 
   It comes out of the directories of config.init_from, of those entries that
   are for none of the checkpoint's networks.
@@ -40,7 +40,7 @@ def rest(
   tree = jax.eval_shape(
     experiment.model.init, jax.random.key(0), experiment.abstract_batch()
   )
-  wanted = {k: v.shape for k, v in sharding.flat_paths(tree).items()}
+  expected = {k: v.shape for k, v in sharding.flat_paths(tree).items()}
   given = {
     f'{family.place(name)}/{path}': leaf.shape
     for name, one in found.items()
@@ -50,17 +50,17 @@ def rest(
   }
   places = tuple(f'{family.place(name)}/' for name in found)
   more = {}
-  if any(not k.startswith(places) for k in wanted.keys() - given.keys()):
+  if any(not k.startswith(places) for k in expected.keys() - given.keys()):
     more = _started(experiment, tree, places)
   problems = [
-    f'missing: {k} {wanted[k]}'
-    for k in wanted.keys() - given.keys() - more.keys()
+    f'missing: {k} {expected[k]}'
+    for k in expected.keys() - given.keys() - more.keys()
   ]
-  problems += [f'extra: {k}' for k in given.keys() - wanted.keys()]
+  problems += [f'extra: {k}' for k in given.keys() - expected.keys()]
   problems += [
-    f'misshapen: {k} is {given[k]}, the model has {wanted[k]}'
-    for k in given.keys() & wanted.keys()
-    if given[k] != wanted[k]
+    f'misshapen: {k} is {given[k]}, the model has {expected[k]}'
+    for k in given.keys() & expected.keys()
+    if given[k] != expected[k]
   ]
   if problems:
     raise ValueError(

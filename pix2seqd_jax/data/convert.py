@@ -24,7 +24,7 @@ from pix2seqd_jax.data.readers import array_record
 
 # Records of 150 kB (COCO) make shards of 150 MB.
 EXAMPLES_A_SHARD = 1024
-# One record a group: grain reads single records. Pictures are packed already.
+# One record a group: grain reads single records. Images are packed already.
 _OPTIONS = 'group_size:1,uncompressed'
 
 

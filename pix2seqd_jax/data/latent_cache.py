@@ -1,8 +1,8 @@
-"""Latents of pictures: made once, written, and read in place of the encoder.
+"""Latents of images: made once, written, and read in place of the encoder.
 
 A folder holds index.json and an array for each split, float32
-[example, way, h, w, c], SPLIT.f32: way 0 is the picture as it is, way 1 (where
-the split's transforms flip) is the latent of the mirrored picture, which is no
+[example, way, h, w, c], SPLIT.f32: way 0 is the image as it is, way 1 (where
+the split's transforms flip) is the latent of the mirrored image, which is no
 mirrored latent. The index has the digest of the encoder's weights and all that
 the latents depend on beside them; nothing else is read with this folder.
 """
@@ -18,14 +18,14 @@ import numpy as np
 
 INDEX = 'index.json'
 _FORMAT = 1
-# Of one picture they make one picture, or with a flip two.
+# Of one image they make one image, or with a flip two.
 _CERTAIN = ('resize_to_fit', 'pad', 'random_flip')
-# They change no picture.
+# They change no image.
 _OF_MASKS = ('drop_small', 'paint')
 
 
 def flip_chances(split, pairs):
-  """The chances of a flip with which the ways of a picture are made.
+  """The chances of a flip with which the ways of an image are made.
 
   Args:
     split: for the message.
@@ -136,15 +136,15 @@ def check_weights(folder, weights_digest):
     )
 
 
-def _check_origin(folder, split, found, wanted):
+def _check_origin(folder, split, found, expected):
   wrong = [
-    f'{key} is {wanted.get(key)!r} here, {found.get(key)!r} there'
-    for key in sorted({*wanted, *found})
-    if wanted.get(key) != found.get(key)
+    f'{key} is {expected.get(key)!r} here, {found.get(key)!r} there'
+    for key in sorted({*expected, *found})
+    if expected.get(key) != found.get(key)
   ]
   if wrong:
     raise ValueError(
-      f'data.latents={folder}: its latents of {split!r} are of other pictures '
+      f'data.latents={folder}: its latents of {split!r} are of other images '
       f'or another network: {"; ".join(wrong)}. Make the config as it was, or '
       'write another folder.'
     )
@@ -165,7 +165,7 @@ class Writer:
     done: examples that are written for good; `add` continues there.
 
   Raises:
-    ValueError: the folder holds latents of other weights or pictures.
+    ValueError: the folder holds latents of other weights or images.
   """
 
   def __init__(self, folder, split, shape, weights, of):
@@ -216,11 +216,11 @@ def _path(folder, split):
   return pathlib.Path(folder) / f'{split}.f32'
 
 
-def _check_count(folder, split, found, wanted):
-  if found != wanted:
+def _check_count(folder, split, found, expected):
+  if found != expected:
     raise ValueError(
       f'data.latents={folder} is of {found} examples of {split!r}, but the '
-      f'data set has {wanted}; write another folder.'
+      f'data set has {expected}; write another folder.'
     )
 
 

@@ -187,10 +187,10 @@ class _Walk:
 
 
 def _walk(rows, batch_size, index, processes, count):
-  share = batch_size // processes
+  fraction = batch_size // processes
   for start in range(0, count, batch_size):
-    first = start + index * share
-    examples = [rows[row] for row in range(first, first + share)]
+    first = start + index * fraction
+    examples = [rows[row] for row in range(first, first + fraction)]
     batch = {
       k: np.stack([e[k] for e in examples]) for k in examples[0] if k != 'meta'
     }
@@ -279,14 +279,14 @@ class _Rows:
 
   def __init__(self, stream, batch_size, process_index, process_count):
     self.stream, self.batch_size = stream, batch_size
-    self.share = batch_size // process_count
-    self.first = process_index * self.share
+    self.fraction = batch_size // process_count
+    self.first = process_index * self.fraction
 
   def __len__(self):
     return sys.maxsize // self.batch_size
 
   def __getitem__(self, index):
-    step, row = divmod(int(index), self.share)
+    step, row = divmod(int(index), self.fraction)
     return self.stream[step * self.batch_size + self.first + row]
 
 

@@ -62,7 +62,7 @@ def validate(
     warnings.catch_warnings(),
     concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
   ):
-    warnings.simplefilter('ignore')  # of Pillow: large pictures
+    warnings.simplefilter('ignore')  # of Pillow: large images
     indices = iter(range(count))
     done = 0
     while part := list(itertools.islice(indices, _AT_ONCE * num_threads)):
@@ -160,7 +160,7 @@ def check_example(example, index, num_classes, report):
     ('id_not_in_map', np.setdiff1d(named, ids), 'segments {} have no pixel.'),
     (
       'unknown_category',
-      [s.id for s in example['segments'] if not 0 < s.category <= num_classes],
+      [s.id for s in example['segments'] if not 0 < s.class_id <= num_classes],
       f'segments {{}} have a class outside 1..{num_classes}.',
     ),
   ):

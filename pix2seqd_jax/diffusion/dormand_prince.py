@@ -14,7 +14,7 @@ import numpy as np
 
 from pix2seqd_jax.diffusion.process import Endpoints, Moment, Process
 from pix2seqd_jax.diffusion.sampler import Carry
-from pix2seqd_jax.types import Grid
+from pix2seqd_jax.types import Timesteps
 
 # Stage i is at t + NODES[i] h and starts from x + h sum_j STAGES[i, j] k_j. The
 # last is the answer itself, and the first stage of what follows.
@@ -83,9 +83,9 @@ class _Point(NamedTuple):
 class RK45:
   """dx/dt = alpha' x_0 + sigma' x_1 with steps as large as the error allows.
 
-  Each interval of the grid is crossed in steps that each example chooses for
+  Each interval of the timesteps is crossed in steps that each example chooses for
   itself, so that a sample does not depend on its batch; the batch goes on
-  until its slowest example has arrived. The grid only says where to land: one
+  until its slowest example has arrived. The timesteps only says where to land: one
   step (`sample.steps=1`) is the cheapest. Intervals must join for the solution
   to be one curve (td = 0).
 
@@ -122,13 +122,15 @@ class RK45:
     span = jnp.full(leaf.shape[:1], FIRST_SPAN, leaf.dtype)
     return Effort(none, none, none, span, jnp.zeros((), jnp.int32))
 
-  def plan(self, process: Process, grid: Grid) -> tuple[tuple[Any, Rows], ...]:
+  def plan(
+    self, process: Process, timesteps: Timesteps
+  ) -> tuple[tuple[Any, Rows], ...]:
     """One part.
 
     Raises:
       ValueError: the slope of the schedule is (nearly) infinite somewhere.
     """
-    rows = Rows(process.moment(grid.now), process.moment(grid.next))
+    rows = Rows(process.moment(timesteps.now), process.moment(timesteps.next))
     for m in rows:
       slopes = np.maximum(np.abs(m.alpha_dot), np.abs(m.sigma_dot))
       bad = ~(slopes <= MAX_SLOPE)
@@ -136,23 +138,23 @@ class RK45:
         i = int(np.argmax(bad))
         ends = 'end=0.001' if m.t[i] < 0.5 else 'start=0.999'
         raise ValueError(
-          f'stepper rk45 follows the slope of {process.schedule}, which is '
-          f'{slopes[i]:.3g} at t={m.t[i]:g}; set sample.grid_args {ends}, or '
-          "stepper 'heun'."
+          f'sampler rk45 follows the slope of {process.schedule}, which is '
+          f'{slopes[i]:.3g} at t={m.t[i]:g}; set sample.timestep_spacing_args {ends}, or '
+          "sampler 'heun'."
         )
     return ((_Interval(self, process), rows),)
 
-  def times(self, process: Process, grid: Grid) -> np.ndarray:
+  def times(self, process: Process, timesteps: Timesteps) -> np.ndarray:
     """The ends of the intervals; all in between may be asked for."""
-    return np.concatenate([grid.now, grid.next])
+    return np.concatenate([timesteps.now, timesteps.next])
 
-  def evaluations(self, grid: Grid) -> int:
+  def evaluations(self, timesteps: Timesteps) -> int:
     """The most that there can be."""
-    return len(grid.now) * (1 + NEW_CALLS * self.max_steps)
+    return len(timesteps.now) * (1 + NEW_CALLS * self.max_steps)
 
 
 class _Interval:
-  """Crosses one interval of the grid."""
+  """Crosses one interval of the timesteps."""
 
   def __init__(self, settings: RK45, process: Process):
     self._settings, self._process = settings, process

@@ -11,7 +11,7 @@ as in a Runge-Kutta method) or from those before it (multistep):
 
 Every stage is a linear combination of x_s and the estimates, so a row of the
 tables is a small matrix. No coefficient depends on the scale of the source:
-PDM's picture and map, whose noises differ, share them.
+PDM's image and map, whose noises differ, share them.
 
 An interval that begins at alpha = 0 or ends at sigma = 0 is infinitely long
 in lambda; there, the step is of first order (and exact in x, DDIM's).
@@ -29,7 +29,7 @@ import numpy as np
 from pix2seqd_jax.diffusion import logsnr
 from pix2seqd_jax.diffusion.process import Moment, Process
 from pix2seqd_jax.diffusion.sampler import Carry
-from pix2seqd_jax.types import Grid
+from pix2seqd_jax.types import Timesteps
 
 SOLVERS = ('dpmsolver', 'taylor', 'midpoint')
 
@@ -79,18 +79,18 @@ def _check_order(name: str, order: Any, solver: str) -> None:
     )
 
 
-def _contiguous(name: str, grid: Grid) -> np.ndarray:
+def _contiguous(name: str, timesteps: Timesteps) -> np.ndarray:
   """now and the last next: [n + 1] times that fall.
 
   Raises:
     ValueError: a step does not land where the next begins, or leads up.
   """
-  now, after = (np.asarray(g, np.float64) for g in grid)
+  now, after = (np.asarray(g, np.float64) for g in timesteps)
   if not np.allclose(after[:-1], now[1:], rtol=0, atol=1e-12):
     i = int(np.argmax(np.abs(after[:-1] - now[1:]) > 1e-12))
     raise ValueError(
       f'{name} uses its own estimates at times before, but step {i} of the '
-      f'grid lands on t={after[i]:g} while the next begins at t={now[i + 1]:g};'
+      f'timesteps lands on t={after[i]:g} while the next begins at t={now[i + 1]:g};'
       ' set sample.td=0.'
     )
   times = np.append(now, after[-1])
@@ -113,13 +113,13 @@ def fast_blocks(num_steps: int, order: int) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Singlestep:
-  """DPM-Solver++ 1S, 2S, 3S: blocks of as many rows of the grid as the order.
+  """DPM-Solver++ 1S, 2S, 3S: blocks of as many rows of the timesteps as the order.
 
   Attributes:
     order: of the blocks.
     blocks: 'fast', the plan that spends the rows to the last (fast_blocks);
       'fixed', blocks of `order` alone; or the orders themselves.
-    inner: where a block's inner nodes lie: on the 'grid' (as U-ViT and PDM),
+    inner: where a block's inner nodes lie: on the 'timestep_spacing' (as U-ViT and PDM),
       or at equal steps of 'logsnr' (the paper's r1 = 1/3, r2 = 2/3).
     solver: how the last stage uses the estimates: 'dpmsolver' (the paper's),
       'taylor', or diffusers' 'midpoint', which differs in 3S's second stage.
@@ -127,14 +127,14 @@ class Singlestep:
 
   order: int = 3
   blocks: str | tuple[int, ...] = 'fast'
-  inner: str = 'grid'
+  inner: str = 'timestep_spacing'
   solver: str = 'dpmsolver'
 
   def __post_init__(self):
     _check_order('dpm_singlestep', self.order, self.solver)
-    if self.inner not in ('grid', 'logsnr'):
+    if self.inner not in ('timestep_spacing', 'logsnr'):
       raise ValueError(
-        f"dpm_singlestep: inner={self.inner!r} must be 'grid' or 'logsnr'."
+        f"dpm_singlestep: inner={self.inner!r} must be 'timestep_spacing' or 'logsnr'."
       )
     named = self.blocks in ('fast', 'fixed')
     if not named and (
@@ -149,19 +149,21 @@ class Singlestep:
     """No history."""
     return None
 
-  def evaluations(self, grid: Grid) -> int:
-    """One call of the network a row of the grid."""
-    return len(grid.now)
+  def evaluations(self, timesteps: Timesteps) -> int:
+    """One call of the network a row of the timesteps."""
+    return len(timesteps.now)
 
-  def times(self, process: Process, grid: Grid) -> np.ndarray:
+  def times(self, process: Process, timesteps: Timesteps) -> np.ndarray:
     """All nodes at which the network is called, in order."""
-    return np.concatenate([t[:-1] for t in self._block_times(process, grid)])
+    return np.concatenate(
+      [t[:-1] for t in self._block_times(process, timesteps)]
+    )
 
   def plan(
-    self, process: Process, grid: Grid
+    self, process: Process, timesteps: Timesteps
   ) -> tuple[tuple['_Block', Rows], ...]:
     """Runs of blocks of one order, each with its rows."""
-    blocks = self._block_times(process, grid)
+    blocks = self._block_times(process, timesteps)
     parts = []
     for size, run in itertools.groupby(blocks, len):
       nodes = _at(process, np.stack(list(run)))  # [n, order + 1]
@@ -171,9 +173,9 @@ class Singlestep:
       parts.append((_Block(order), Rows(tuple(inner), mix)))
     return tuple(parts)
 
-  def _block_times(self, process, grid) -> list[np.ndarray]:
+  def _block_times(self, process, timesteps) -> list[np.ndarray]:
     """The nodes of each block: [order + 1] falling times."""
-    times = _contiguous('dpm_singlestep', grid)
+    times = _contiguous('dpm_singlestep', timesteps)
     length = logsnr.half_logsnr(process, times[[0, -1]])
     orders = self._orders(len(times) - 1, *np.isinf(length))
     ends = np.cumsum([0, *orders])
@@ -194,7 +196,7 @@ class Singlestep:
     if sum(orders) != rest:
       raise ValueError(
         f'dpm_singlestep: blocks={self.blocks!r} of order {self.order} take '
-        f"{sum(orders)} of the {rest} rows of the grid; use blocks='fast' or "
+        f"{sum(orders)} of the {rest} rows of the timesteps; use blocks='fast' or "
         f'sample.steps={num - rest + max(1, rest // self.order) * self.order}.'
       )
     if to_data and orders[-1] > 1:
@@ -294,7 +296,7 @@ class Multistep:
     order: 1, 2 or 3.
     solver: 'dpmsolver' (the paper's; 'midpoint' is the same) or 'taylor', for
       order 2.
-    lower_order_final: grids of fewer rows than this end with orders 2, 1
+    lower_order_final: timesteps of fewer rows than this end with orders 2, 1
       (the released code: 10, diffusers: 15; 0 never).
     published_third_order: without the factor 2 of the second derivative, as
       in the release and in diffusers: of second order only (pdm.md, 5).
@@ -312,13 +314,13 @@ class Multistep:
     """The estimates before, newest first; zeros weigh nothing."""
     return (jax.tree.map(jnp.zeros_like, x),) * (self.order - 1)
 
-  def tables(self, process: Process, grid: Grid) -> Rows:
+  def tables(self, process: Process, timesteps: Timesteps) -> Rows:
     """The rows.
 
     Raises:
-      ValueError: a grid whose steps do not follow on one another.
+      ValueError: a timesteps whose steps do not follow on one another.
     """
-    n = _at(process, _contiguous('dpm_multistep', grid))
+    n = _at(process, _contiguous('dpm_multistep', timesteps))
     with np.errstate(invalid='ignore'):
       h = np.diff(n.logsnr)
     mix = np.zeros((len(h), 1, 1 + self.order))
@@ -326,7 +328,7 @@ class Multistep:
       mix[i, 0, 0] = n.sigma[i + 1] / n.sigma[i]
       weights = self._weights(h[: i + 1], order)
       mix[i, 0, 1 : 1 + order] = n.alpha[i + 1] * np.array(weights)
-    return Rows((process.moment(grid.now),), mix)
+    return Rows((process.moment(timesteps.now),), mix)
 
   def _orders(self, h) -> list[int]:
     """The order of each row."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from pix2seqd_jax.diffusion.process import Moment, Process
 from pix2seqd_jax.diffusion.sampler import Carry
-from pix2seqd_jax.types import Grid
+from pix2seqd_jax.types import Timesteps
 
 
 class Rows(NamedTuple):
@@ -73,16 +73,18 @@ class Heun:
     """No history."""
     return None
 
-  def plan(self, process: Process, grid: Grid) -> tuple[tuple[Any, Rows], ...]:
+  def plan(
+    self, process: Process, timesteps: Timesteps
+  ) -> tuple[tuple[Any, Rows], ...]:
     """Runs of steps of second and of first order."""
-    now, after = process.moment(grid.now), process.moment(grid.next)
+    now, after = process.moment(timesteps.now), process.moment(timesteps.next)
     rows = Rows(
       now,
       after,
       (after.alpha - now.alpha) / 2,
       (after.sigma - now.sigma) / 2,
     )
-    second = _is_inside(grid.next)
+    second = _is_inside(timesteps.next)
     starts = [0, *(np.flatnonzero(np.diff(second)) + 1), len(second)]
     return tuple(
       (
@@ -92,13 +94,15 @@ class Heun:
       for i, j in itertools.pairwise(starts)
     )
 
-  def times(self, process: Process, grid: Grid) -> np.ndarray:
+  def times(self, process: Process, timesteps: Timesteps) -> np.ndarray:
     """Both of each step, but for where it lands on an end."""
-    return np.concatenate([grid.now, grid.next[_is_inside(grid.next)]])
+    return np.concatenate(
+      [timesteps.now, timesteps.next[_is_inside(timesteps.next)]]
+    )
 
-  def evaluations(self, grid: Grid) -> int:
+  def evaluations(self, timesteps: Timesteps) -> int:
     """2 a step, 1 where it lands on an end."""
-    return len(grid.now) + int(_is_inside(grid.next).sum())
+    return len(timesteps.now) + int(_is_inside(timesteps.next).sum())
 
 
 def _is_inside(t) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Completion: some elements of x_0 are given, the sampler finds the others.
+"""Inpainting: some elements of x_0 are given, the sampler finds the others.
 
 The network is not trained for it. Two ways are known, neither of them exact:
 
@@ -11,7 +11,7 @@ The network is not trained for it. Two ways are known, neither of them exact:
            (RePaint, arXiv 2201.09865, equation 8, without its resampling and
            its fresh noise).
 
-Both return the given values themselves. Both hold for every stepper; 'x0' and
+Both return the given values themselves. Both hold for every sampler; 'x0' and
 'x0_eps' differ only for those that use x_1 (not for DPM-Solver++).
 """
 
@@ -31,7 +31,7 @@ from pix2seqd_jax.diffusion.process import (
   Process,
 )
 from pix2seqd_jax.diffusion.sampler import Carry
-from pix2seqd_jax.types import Grid
+from pix2seqd_jax.types import Timesteps
 
 VARIANTS = ('x0', 'x0_eps', 'repaint')
 _SLACK = 1e-9  # of times that are equal but for float64's rounding
@@ -53,11 +53,11 @@ class Known(NamedTuple):
   x_1: Any = None
 
 
-def check_variant(completion: Any) -> None:
+def check_variant(inpainting: Any) -> None:
   """Raises ValueError for a name that is none of VARIANTS."""
-  if completion not in VARIANTS:
+  if inpainting not in VARIANTS:
     raise ValueError(
-      f'sample.completion={completion!r} must be one of {VARIANTS}.'
+      f'sample.inpainting={inpainting!r} must be one of {VARIANTS}.'
     )
 
 
@@ -71,47 +71,47 @@ def check_strength(strength: Any) -> None:
     )
 
 
-def cut(grid: Grid, strength: float | int) -> Grid:
-  """The rows of a grid from t <= strength on; all of them for 1.
+def cut(timesteps: Timesteps, strength: float | int) -> Timesteps:
+  """The rows of a timesteps from t <= strength on; all of them for 1.
 
   As diffusers' image-to-image pipelines do: of 10 steps and strength 0.5 the
   last 5.
 
   Raises:
-    ValueError: a strength out of (0, 1], a grid that does not lead to the
+    ValueError: a strength out of (0, 1], a timesteps that does not lead to the
       data, or one without a time as small.
   """
   check_strength(strength)
   if strength == 1:
-    return grid
-  now = np.asarray(grid.now)
-  if (np.asarray(grid.next) > now).any():
+    return timesteps
+  now = np.asarray(timesteps.now)
+  if (np.asarray(timesteps.next) > now).any():
     raise ValueError(
       f'sample.strength={strength} starts between source and data, on the way '
-      'to the data, but this grid leads to the source.'
+      'to the data, but this timesteps leads to the source.'
     )
   rest = now <= strength + _SLACK
   if not rest.any():
     raise ValueError(
       f'sample.strength={strength} is below {now.min():.4g}, the last of the '
-      f'{now.size} times of the grid: nothing would be sampled; raise it, or '
+      f'{now.size} times of the timesteps: nothing would be sampled; raise it, or '
       'sample.steps.'
     )
-  return Grid(now[rest], np.asarray(grid.next)[rest])
+  return Timesteps(now[rest], np.asarray(timesteps.next)[rest])
 
 
 def start(
   process: Process,
-  grid: Grid,
+  timesteps: Timesteps,
   known: Known | None,
   x_1: Any,
   strength: float | int,
-) -> tuple[Grid, Any]:
-  """Where sampling begins: (the rest of the grid, x at its first time).
+) -> tuple[Timesteps, Any]:
+  """Where sampling begins: (the rest of the timesteps, x at its first time).
 
   Args:
     process: equation (1).
-    grid: of the whole way.
+    timesteps: of the whole way.
     known: its x_0, all of it, given or not, is noised to that time.
     x_1: the source.
     strength: in (0, 1]; 1 changes nothing.
@@ -119,13 +119,13 @@ def start(
   Raises:
     ValueError: as `cut`, or a strength below 1 with nothing known.
   """
-  rest = cut(grid, strength)
+  rest = cut(timesteps, strength)
   if strength == 1:
     return rest, x_1
   if known is None:
     raise ValueError(
       f'sample.strength={strength} starts from what is given, but nothing is; '
-      'set sample.strength=1, or give a mask (task completion).'
+      'set sample.strength=1, or give a mask (task inpainting).'
     )
   check(known, x_1)
   first = process.moment(float(rest.now[0]))
@@ -140,10 +140,10 @@ def check(known: Known, x: Any) -> None:
     if tree is None and name == 'x_1':
       continue
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
-    wanted = [np.shape(leaf) for leaf in jax.tree.leaves(x)]
-    if jax.tree.structure(tree) != structure or shapes != wanted:
+    expected = [np.shape(leaf) for leaf in jax.tree.leaves(x)]
+    if jax.tree.structure(tree) != structure or shapes != expected:
       raise ValueError(
-        f'known.{name} has the shapes {shapes} but the state {wanted}; they '
+        f'known.{name} has the shapes {shapes} but the state {expected}; they '
         'must be equal.'
       )
   for mask, leaf in zip(_masks(known, x), jax.tree.leaves(x), strict=True):
@@ -156,25 +156,27 @@ def check(known: Known, x: Any) -> None:
       )
 
 
-def landings(stepper: Any, process: Process, grid: Grid) -> np.ndarray:
-  """The time where each row of a stepper's plan lands, over all its parts.
+def landings(
+  sampler: Any, process: Process, timesteps: Timesteps
+) -> np.ndarray:
+  """The time where each row of a sampler's plan lands, over all its parts.
 
-  That is grid.next where a row is a row of the grid, and where rows take
+  That is timesteps.next where a row is a row of the timesteps, and where rows take
   several of them (DPM-Solver++ singlestep), the time at which the next begins.
 
   Raises:
-    ValueError: a stepper whose rows do not say it.
+    ValueError: a sampler whose rows do not say it.
   """
-  parts = sampler_lib.plan(stepper, process, grid)
-  if sum(sampler_lib.num_rows(rows) for _, rows in parts) == len(grid.now):
-    return np.asarray(grid.next, np.float64)
+  parts = sampler_lib.plan(sampler, process, timesteps)
+  if sum(sampler_lib.num_rows(rows) for _, rows in parts) == len(timesteps.now):
+    return np.asarray(timesteps.next, np.float64)
   if not all(hasattr(rows, 'nodes') for _, rows in parts):
     raise ValueError(
-      f"sample.completion='repaint' needs the time where each step lands, "
-      f"which the plan of {type(stepper).__name__} does not say; use 'x0'."
+      f"sample.inpainting='repaint' needs the time where each step lands, "
+      f"which the plan of {type(sampler).__name__} does not say; use 'x0'."
     )
   starts = np.concatenate([np.asarray(rows.nodes[0].t) for _, rows in parts])
-  return np.append(starts[1:], np.asarray(grid.next)[-1])
+  return np.append(starts[1:], np.asarray(timesteps.next)[-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +188,7 @@ class Held:
       state is left as it is.
   """
 
-  completion: str
+  inpainting: str
   x_0: Any
   x_1: Any
   masks: Any
@@ -199,10 +201,10 @@ class Held:
 
   def estimate(self, ends: Endpoints, x_t: Any, moment: Moment) -> Endpoints:
     """What the solver gets in place of the network's endpoints."""
-    if self.completion == 'repaint':
+    if self.inpainting == 'repaint':
       return ends
     x_0 = self.paste(ends.x_0)
-    if self.completion == 'x0_eps':
+    if self.inpainting == 'x0_eps':
       return Endpoints(x_0, ends.x_1)
     again = self.solver.endpoints(x_t, x_0, moment).x_1
     return Endpoints(x_0, self._put(again, ends.x_1))
@@ -212,7 +214,7 @@ class Held:
     return self._put(self.solver.mix(self.x_0, self.x_1, moment), x)
 
   def parts(self, parts: tuple[tuple[Any, Any], ...]) -> tuple:
-    """The parts of a stepper's plan, with `renew` after each step."""
+    """The parts of a sampler's plan, with `renew` after each step."""
     if self.moments is None:
       return parts
     found, done = [], 0
@@ -228,34 +230,34 @@ class Held:
 
 
 def hold(
-  completion: str,
+  inpainting: str,
   known: Known | None,
   x: Any,
-  stepper: Any,
+  sampler: Any,
   process: Process,
-  grid: Grid,
+  timesteps: Timesteps,
 ) -> Held | None:
   """What the sampling loop does with `known`; None where nothing is.
 
   Raises:
-    ValueError: an unknown variant, shapes that do not fit, or a stepper and a
-      grid that the variant cannot be used on; all before compilation.
+    ValueError: an unknown variant, shapes that do not fit, or a sampler and a
+      timesteps that the variant cannot be used on; all before compilation.
   """
   if known is None:
     return None
-  check_variant(completion)
+  check_variant(inpainting)
   check(known, x)
   moments = None
-  if completion == 'repaint':
-    moments = process.moment(landings(stepper, process, grid))
-  elif completion == 'x0':
-    times = sampler_lib.times(stepper, process, grid)
+  if inpainting == 'repaint':
+    moments = process.moment(landings(sampler, process, timesteps))
+  elif inpainting == 'x0':
+    times = sampler_lib.times(sampler, process, timesteps)
     bad = ~(process.moment(times).sigma > MIN_DETERMINANT)
     if bad.any():
       raise ValueError(
-        "sample.completion='x0' computes x_1 from the pasted estimate, which "
+        "sample.inpainting='x0' computes x_1 from the pasted estimate, which "
         f'needs sigma > 0, but the network is called at t={times[bad][0]:g}; '
-        "use 'x0_eps', or end the grid earlier (sample.grid_args end=0.001)."
+        "use 'x0_eps', or end the timesteps earlier (sample.timestep_spacing_args end=0.001)."
       )
   dtype = jnp.result_type(*jax.tree.leaves(x))
   cast = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
@@ -263,7 +265,7 @@ def hold(
   masks = jax.tree.unflatten(jax.tree.structure(x), _masks(known, x))
   # x_1 follows from x_0 as it does for a network that predicts that.
   solver = dataclasses.replace(process, target='x0', clip_x0=None)
-  return Held(completion, cast(known.x_0), cast(source), masks, solver, moments)
+  return Held(inpainting, cast(known.x_0), cast(source), masks, solver, moments)
 
 
 @dataclasses.dataclass(frozen=True)

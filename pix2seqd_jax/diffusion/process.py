@@ -204,7 +204,7 @@ class Process:
           raise ValueError(
             f'target={kind!r} cannot be solved for the endpoints at t='
             f'{times[i]:g}, where alpha={m.alpha[i]:.3g} and sigma='
-            f'{m.sigma[i]:.3g} on {self.schedule}; start the grid elsewhere '
+            f'{m.sigma[i]:.3g} on {self.schedule}; start the timesteps elsewhere '
             "or predict another target ('v' can be solved at every time)."
           )
     clipped = any(clip is not None for clip in _values(self.clip_x0))
@@ -214,7 +214,7 @@ class Process:
         raise ValueError(
           f'clip_x0={self.clip_x0} recomputes x_1, which needs sigma > 0, '
           f'but sigma={m.sigma[bad][0]:.3g} at t={times[bad][0]:g}; set '
-          'recompute_x1=False or clip_x0=None, or end the grid earlier.'
+          'recompute_x1=False or clip_x0=None, or end the timesteps earlier.'
         )
 
   def _at(self, t) -> Moment:

@@ -1,6 +1,6 @@
-"""Steppers: from x at `now` to x at `next`, by tables made in float64.
+"""Samplers: from x at `now` to x at `next`, by tables made in float64.
 
-See stepping.py for what a stepper is. Every row here has `now`, the Moment at
+See stepping.py for what a sampler is. Every row here has `now`, the Moment at
 which the network is called.
 """
 
@@ -17,7 +17,7 @@ from pix2seqd_jax.diffusion.dpm_solver import Multistep, Singlestep
 from pix2seqd_jax.diffusion.heun import Heun
 from pix2seqd_jax.diffusion.process import Moment, Process
 from pix2seqd_jax.diffusion.sampler import Carry
-from pix2seqd_jax.types import Grid
+from pix2seqd_jax.types import Timesteps
 
 
 class Rows(NamedTuple):
@@ -50,7 +50,7 @@ class _OneCall:
     return Carry(self.perturb(x, row, keys), ends.x_0, carry.memory)
 
   def perturb(self, x: Any, row: Rows, keys: Any) -> Any:
-    """Adds the noise of a stochastic stepper."""
+    """Adds the noise of a stochastic sampler."""
     return x
 
 
@@ -62,7 +62,7 @@ class DDIM(_OneCall):
   the network is told: arXiv 2210.06366, algorithm 2.
 
   Attributes:
-    eta: 0, the deterministic sampler; else a share of the step's noise is
+    eta: 0, the deterministic sampler; else a fraction of the step's noise is
       fresh: std = eta times that of DDPM 'small', which eta = 1 equals, and
       sqrt(sigma(s)^2 - std^2) is left for x_1. Only for a standard normal
       source.
@@ -74,17 +74,17 @@ class DDIM(_OneCall):
     if not 0 <= self.eta <= 1:
       raise ValueError(f'ddim eta={self.eta!r} must lie in [0, 1].')
 
-  def tables(self, process: Process, grid: Grid) -> Rows:
+  def tables(self, process: Process, timesteps: Timesteps) -> Rows:
     """The rows: equation (1) at `next`.
 
     Raises:
       ValueError: as DDPM, with eta > 0.
     """
-    now, after = process.moment(grid.now), process.moment(grid.next)
-    zero = np.zeros_like(grid.now)
+    now, after = process.moment(timesteps.now), process.moment(timesteps.next)
+    zero = np.zeros_like(timesteps.now)
     if not self.eta:
       return Rows(now, zero, after.alpha, after.sigma, zero)
-    std = self.eta * DDPM('small').tables(process, grid).std
+    std = self.eta * DDPM('small').tables(process, timesteps).std
     return Rows(now, zero, after.alpha, np.sqrt(after.sigma**2 - std**2), std)
 
   @property
@@ -104,25 +104,25 @@ class Euler(_OneCall):
   On the straight schedule the same as DDIM. It may run in either direction.
   """
 
-  def tables(self, process: Process, grid: Grid) -> Rows:
+  def tables(self, process: Process, timesteps: Timesteps) -> Rows:
     """The rows.
 
     Raises:
       ValueError: a step would move alpha or sigma by more than their whole
         range, as where the schedule's slope is infinite.
     """
-    now = process.moment(grid.now)
-    span = grid.next - grid.now
+    now = process.moment(timesteps.now)
+    span = timesteps.next - timesteps.now
     c_0, c_1 = span * now.alpha_dot, span * now.sigma_dot
     reach = np.maximum(np.abs(c_0), np.abs(c_1))
     bad = ~(reach <= 1 + 1e-6)
     if bad.any():
       i = int(np.argmax(bad))
       raise ValueError(
-        f'stepper euler cannot step from t={grid.now[i]:g} to '
-        f'{grid.next[i]:g} on {process.schedule}: the slope there, '
+        f'sampler euler cannot step from t={timesteps.now[i]:g} to '
+        f'{timesteps.next[i]:g} on {process.schedule}: the slope there, '
         f'{reach[i] / abs(span[i]):.3g}, would carry alpha or sigma out of '
-        "[0, 1]; take more steps, schedule 'straight', or stepper 'ddim'."
+        "[0, 1]; take more steps, schedule 'straight', or sampler 'ddim'."
       )
     one, zero = np.ones_like(span), np.zeros_like(span)
     return Rows(now, one, c_0, c_1, zero)
@@ -154,20 +154,22 @@ class DDPM(_OneCall):
         f"ddpm variance={self.variance!r} must be 'large' or 'small'."
       )
 
-  def tables(self, process: Process, grid: Grid) -> Rows:
+  def tables(self, process: Process, timesteps: Timesteps) -> Rows:
     """The rows.
 
     Raises:
       ValueError: a step that does not lead towards the data, or starts from
         it.
     """
-    now, after = process.moment(grid.now), process.moment(grid.next)
-    bad = (grid.next > grid.now) | (after.alpha <= 0) | (now.sigma <= 0)
+    now, after = process.moment(timesteps.now), process.moment(timesteps.next)
+    bad = (
+      (timesteps.next > timesteps.now) | (after.alpha <= 0) | (now.sigma <= 0)
+    )
     if bad.any():
       i = int(np.argmax(bad))
       raise ValueError(
-        f'stepper ddpm steps from a larger to a smaller t but was asked to '
-        f"go from t={grid.now[i]:g} to {grid.next[i]:g}; use 'ddim' or "
+        f'sampler ddpm steps from a larger to a smaller t but was asked to '
+        f"go from t={timesteps.now[i]:g} to {timesteps.next[i]:g}; use 'ddim' or "
         "'euler'."
       )
     ratio = now.alpha / after.alpha
@@ -189,7 +191,7 @@ def _add_noise(x, row, keys):
   return jax.tree.map(lambda a, e: a + row.std * e, x, draws)
 
 
-STEPPERS = {
+SAMPLERS = {
   'ddim': DDIM,
   'ddpm': DDPM,
   'euler': Euler,

@@ -1,4 +1,4 @@
-"""The one sampling loop: a lax.scan over the rows of each part of a stepper."""
+"""The one sampling loop: a lax.scan over the rows of each part of a sampler."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from pix2seqd_jax.diffusion import inpainting as completion_lib
-from pix2seqd_jax.diffusion import noise, sampler as sampler_lib
+from pix2seqd_jax.diffusion import inpainting as inpainting_lib
+from pix2seqd_jax.diffusion import noise
+from pix2seqd_jax.diffusion import sampler as sampler_lib
 from pix2seqd_jax.diffusion.process import (
   AnyState,
   Moment,
@@ -17,7 +18,7 @@ from pix2seqd_jax.diffusion.process import (
   per_leaf,
 )
 from pix2seqd_jax.diffusion.sampler import Carry
-from pix2seqd_jax.types import Grid
+from pix2seqd_jax.types import Timesteps
 
 # What `sample` returns, for all leaves of the state or by key:
 RETURNS = (
@@ -35,68 +36,68 @@ def sample(
   x_1: AnyState,
   keys: Key[Array, 'b'],
   *,
-  grid: Grid,
-  stepper: Any,
+  timesteps: Timesteps,
+  sampler: Any,
   returns: Any = 'last_x0',
   self_condition: bool = False,
   callback: Callable | None = None,
   with_memory: bool = False,
-  known: completion_lib.Known | None = None,
-  completion: str = 'x0',
+  known: inpainting_lib.Known | None = None,
+  inpainting: str = 'x0',
 ) -> Any:
-  """Integrates from grid.now[0] (the source, as a rule) to the data.
+  """Integrates from timesteps.now[0] (the source, as a rule) to the data.
 
   Args:
     denoise: (x_t, t [b], previous) -> Prediction of the process's target;
       guidance, conditions and the network's own clock are its affair. It is
       called as often as stepping.evaluations says.
     process: equation (1), the kind of target and the clipping of x_0.
-    x_1: the state at grid.now[0], a tree of [b, ...].
-    keys: one typed PRNG key an example, for steppers that draw noise.
-    grid, stepper: times, as NumPy, and how they are crossed (stepping.py).
+    x_1: the state at timesteps.now[0], a tree of [b, ...].
+    keys: one typed PRNG key an example, for samplers that draw noise.
+    timesteps, sampler: times, as NumPy, and how they are crossed (stepping.py).
     returns: one of RETURNS, or one for each key of the state.
     self_condition: `previous` is then the last estimate of x_0, zeros in the
       first call (arXiv 2208.04202, section 3.2); else None.
     callback: called on the host after each row of the plan, in order, as
       (step 0 .. num_steps - 1, num_steps, x, last estimate of x_0). On one
       device only. None leaves no trace in what is compiled.
-    with_memory: returns (tree, the stepper's memory): for 'rk45', its Effort.
+    with_memory: returns (tree, the sampler's memory): for 'rk45', its Effort.
     known: elements of x_0 that are given; None leaves no trace.
-    completion: how the sample keeps to them, one of completion.VARIANTS.
+    inpainting: how the sample keeps to them, one of inpainting.VARIANTS.
 
   Returns:
     A tree like x_1, in at least float32; what is known stands in it unchanged.
 
   Raises:
-    ValueError: a bad grid, a target that has no endpoints at a time of the
-      grid, an unknown `returns`, or `known` that does not fit; all before
+    ValueError: a bad timesteps, a target that has no endpoints at a time of the
+      timesteps, an unknown `returns`, or `known` that does not fit; all before
       compilation.
   """
-  wanted = _check(process, x_1, grid, stepper, returns)
+  expected = _check(process, x_1, timesteps, sampler, returns)
   x = jax.tree.map(_at_least_float32, x_1)
   dtype = jnp.result_type(*jax.tree.leaves(x))
-  held = completion_lib.hold(completion, known, x, stepper, process, grid)
+  held = inpainting_lib.hold(inpainting, known, x, sampler, process, timesteps)
   predict = _predictor(denoise, process, keys, self_condition, dtype, held)
-  parts = _on_device(_plan(stepper, process, grid, held), dtype)
+  parts = _on_device(_plan(sampler, process, timesteps, held), dtype)
   zeros = jax.tree.map(jnp.zeros_like, x)
-  carry = Carry(x, zeros, stepper.init(x))
-  block_x0 = zeros if 'block_x0' in wanted else None
+  carry = Carry(x, zeros, sampler.init(x))
+  block_x0 = zeros if 'block_x0' in expected else None
   carry, block_x0 = _scan(predict, parts, carry, keys, block_x0, callback)
 
   found = {'last_x0': carry.x_0, 'state': carry.x, 'block_x0': block_x0}
-  if 'denoised' in wanted:
-    end = _on_device(process.moment(np.asarray(grid.next)[-1]), dtype)
+  if 'denoised' in expected:
+    end = _on_device(process.moment(np.asarray(timesteps.next)[-1]), dtype)
     found['denoised'] = predict(carry.x, end, carry.x_0).x_0
-  state = _picked(found, wanted, held)
+  state = _picked(found, expected, held)
   return (state, carry.memory) if with_memory else state
 
 
 def check_options(
-  guidance: Any, returns: Any, completion: Any = 'x0', strength: Any = 1.0
+  guidance: Any, returns: Any, inpainting: Any = 'x0', strength: Any = 1.0
 ) -> None:
   """Raises ValueError for values that no model can be sampled with."""
-  completion_lib.check_variant(completion)
-  completion_lib.check_strength(strength)
+  inpainting_lib.check_variant(inpainting)
+  inpainting_lib.check_strength(strength)
   number = isinstance(guidance, int | float) and not isinstance(guidance, bool)
   if not (number and abs(guidance) < float('inf')):
     raise ValueError(
@@ -112,20 +113,20 @@ def check_options(
       )
 
 
-def _check(process, x, grid, stepper, returns) -> list[str]:
+def _check(process, x, timesteps, sampler, returns) -> list[str]:
   """Raises ValueError; else what is to be returned, for each leaf."""
-  wanted = per_leaf(returns, x)
-  for setting in wanted:
+  expected = per_leaf(returns, x)
+  for setting in expected:
     if setting not in RETURNS:
       raise ValueError(f'returns={setting!r} must be one of {RETURNS}.')
-  sampler_lib.check(stepper, process, grid)
-  if 'denoised' in wanted:
-    process.check(np.asarray(grid.next)[-1])
-  return wanted
+  sampler_lib.check(sampler, process, timesteps)
+  if 'denoised' in expected:
+    process.check(np.asarray(timesteps.next)[-1])
+  return expected
 
 
 def _predictor(denoise, process, keys, self_condition, dtype, held):
-  """(x, moment, previous) -> Endpoints, for steppers."""
+  """(x, moment, previous) -> Endpoints, for samplers."""
 
   def predict(x_t, moment: Moment, previous):
     t = jnp.broadcast_to(moment.t, keys.shape)
@@ -137,14 +138,14 @@ def _predictor(denoise, process, keys, self_condition, dtype, held):
   return predict
 
 
-def _plan(stepper, process, grid, held):
-  parts = sampler_lib.plan(stepper, process, grid)
+def _plan(sampler, process, timesteps, held):
+  parts = sampler_lib.plan(sampler, process, timesteps)
   return parts if held is None else held.parts(parts)
 
 
-def _picked(found, wanted, held):
+def _picked(found, expected, held):
   """What is to be returned, leaf by leaf, with what is known."""
-  leaves = [jax.tree.leaves(found[k])[i] for i, k in enumerate(wanted)]
+  leaves = [jax.tree.leaves(found[k])[i] for i, k in enumerate(expected)]
   state = jax.tree.unflatten(jax.tree.structure(found['state']), leaves)
   return state if held is None else held.paste(state)
 

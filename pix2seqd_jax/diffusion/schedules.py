@@ -47,12 +47,12 @@ class _Gamma:
     return self._gamma(xp, t)
 
   def alpha(self, t: Time) -> Values:
-    """The share of x_0 in x_t."""
+    """The fraction of x_0 in x_t."""
     xp, t = _prepare(t)
     return xp.sqrt(self._gamma(xp, t))
 
   def sigma(self, t: Time) -> Values:
-    """The share of x_1 in x_t."""
+    """The fraction of x_1 in x_t."""
     xp, t = _prepare(t)
     return xp.sqrt(1 - self._gamma(xp, t))
 
@@ -335,11 +335,11 @@ class Straight:
     return self.alpha(t) ** 2
 
   def alpha(self, t: Time) -> Values:
-    """The share of x_0 in x_t."""
+    """The fraction of x_0 in x_t."""
     return 1 - _prepare(t)[1]
 
   def sigma(self, t: Time) -> Values:
-    """The share of x_1 in x_t."""
+    """The fraction of x_1 in x_t."""
     return _prepare(t)[1]
 
   def alpha_dot(self, t: Time) -> Values:

@@ -1,6 +1,6 @@
-"""Time grids: when the network is called, and where each step lands.
+"""Time timesteps: when the network is called, and where each step lands.
 
-A grid is made by a frozen dataclass, `make(process, num_steps, td) -> Grid`.
+A timesteps is made by a frozen dataclass, `make(process, num_steps, td) -> Timesteps`.
 Those of diffusers' discrete steps 0 .. 999 place step i at t = (i + 1) / 1000,
 as schedules.py does its tables.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from pix2seqd_jax.diffusion import logsnr
 from pix2seqd_jax.diffusion.process import Process
 from pix2seqd_jax.diffusion.schedules import NUM_TABULATED
-from pix2seqd_jax.types import Grid
+from pix2seqd_jax.types import Timesteps
 
 SOLVERS = ('ddim', 'dpm')
 
@@ -25,7 +25,7 @@ class Uniform:
   Attributes:
     start: the first time; the source is 1.
     end: the last; the data is 0. (1e-3 for latent diffusion, pdm.md 5.1.) A
-      grid may also lead from the data to the source.
+      timesteps may also lead from the data to the source.
   """
 
   start: float | int = 1.0
@@ -36,19 +36,19 @@ class Uniform:
       value = getattr(self, key)
       if not (_is_number(value) and 0 <= value <= 1):
         raise ValueError(
-          f'sample.grid_args: {key}={value!r} must be a time in [0, 1]; 1 is '
+          f'sample.timestep_spacing_args: {key}={value!r} must be a time in [0, 1]; 1 is '
           'the source, 0 is data.'
         )
     if self.start == self.end:
       raise ValueError(
-        f'sample.grid_args: start and end are both {self.start}; the grid '
+        f'sample.timestep_spacing_args: start and end are both {self.start}; the timesteps '
         'would lead nowhere.'
       )
 
   def make(
     self, process: Process | None, num_steps: int, td: float | int = 0.0
-  ) -> Grid:
-    """The grid of T = num_steps steps.
+  ) -> Timesteps:
+    """The timesteps of T = num_steps steps.
 
     td is Pix2Seq-D's asymmetric time interval (arXiv 2210.06366, section
     3.3): the sample is made cleaner than the time that the network is told
@@ -64,34 +64,34 @@ class Uniform:
         f'td={td!r} must be 0 or more (0 is symmetric, the paper uses 1 and 2).'
       )
     i = np.arange(num_steps, dtype=np.float64)
-    shares = i / num_steps, np.minimum((i + 1 + td) / num_steps, 1)
-    return Grid(*(self._place(process, u) for u in shares))
+    fractions = i / num_steps, np.minimum((i + 1 + td) / num_steps, 1)
+    return Timesteps(*(self._place(process, u) for u in fractions))
 
-  def _place(self, process, share):
+  def _place(self, process, fraction):
     """The times at shares 0 .. 1 of the way; both ends to the last digit."""
-    t = np.where(share < 1, self.at(process, share), self.end)
-    return np.where(share > 0, t, self.start)
+    t = np.where(fraction < 1, self.at(process, fraction), self.end)
+    return np.where(fraction > 0, t, self.start)
 
-  def at(self, process: Process | None, share: np.ndarray) -> np.ndarray:
-    """t at a share of the way from start to end."""
-    return self.start + (self.end - self.start) * share
+  def at(self, process: Process | None, fraction: np.ndarray) -> np.ndarray:
+    """t at a fraction of the way from start to end."""
+    return self.start + (self.end - self.start) * fraction
 
 
 @dataclasses.dataclass(frozen=True)
 class Quadratic(Uniform):
   """Even steps in sqrt(t): finer towards the data (arXiv 2010.02502, D.3)."""
 
-  def at(self, process: Process | None, share: np.ndarray) -> np.ndarray:
+  def at(self, process: Process | None, fraction: np.ndarray) -> np.ndarray:
     """((1 - u) sqrt(start) + u sqrt(end))^2."""
     start, end = self.start**0.5, self.end**0.5
-    return (start + (end - start) * share) ** 2
+    return (start + (end - start) * fraction) ** 2
 
 
 @dataclasses.dataclass(frozen=True)
 class LogSNR(Uniform):
   """Even steps in log(alpha / sigma) (arXiv 2206.00927, section 3)."""
 
-  def at(self, process: Process | None, share: np.ndarray) -> np.ndarray:
+  def at(self, process: Process | None, fraction: np.ndarray) -> np.ndarray:
     """The t of (1 - u) lambda(start) + u lambda(end).
 
     Raises:
@@ -101,11 +101,11 @@ class LogSNR(Uniform):
     for key, value in (('start', start), ('end', end)):
       if not np.isfinite(value):
         raise ValueError(
-          f'sample.grid logsnr cannot {key} at t={getattr(self, key):g}, where '
+          f'sample.timestep_spacing logsnr cannot {key} at t={getattr(self, key):g}, where '
           f'log(alpha / sigma) is {value:g} on {process.schedule}; set '
-          f'sample.grid_args {key}={0.999 if value < 0 else 0.001}.'
+          f'sample.timestep_spacing_args {key}={0.999 if value < 0 else 0.001}.'
         )
-    return logsnr.time_of(process, start + (end - start) * share)
+    return logsnr.time_of(process, start + (end - start) * fraction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,19 +129,19 @@ class Leading:
   def __post_init__(self):
     if self.solver not in SOLVERS:
       raise ValueError(
-        f'sample.grid_args: solver={self.solver!r} must be one of {SOLVERS}.'
+        f'sample.timestep_spacing_args: solver={self.solver!r} must be one of {SOLVERS}.'
       )
     offset = self.steps_offset
     if not (isinstance(offset, int) and 0 <= offset < NUM_TABULATED):
       raise ValueError(
-        f'sample.grid_args: steps_offset={offset!r} must be an integer in '
+        f'sample.timestep_spacing_args: steps_offset={offset!r} must be an integer in '
         f'[0, {NUM_TABULATED}).'
       )
 
   def make(
     self, process: Process | None, num_steps: int, td: float | int = 0.0
-  ) -> Grid:
-    """The grid of num_steps of the 1,000 steps.
+  ) -> Timesteps:
+    """The timesteps of num_steps of the 1,000 steps.
 
     Raises:
       ValueError: num_steps that do not fit, or td other than 0.
@@ -149,20 +149,20 @@ class Leading:
     _check_steps(num_steps)
     if td != 0:
       raise ValueError(
-        f'td={td!r} has no meaning for the discrete steps of sample.grid '
-        f"{type(self).__name__.lower()!r}; set sample.td=0, or grid 'uniform'."
+        f'td={td!r} has no meaning for the discrete steps of sample.timestep_spacing '
+        f"{type(self).__name__.lower()!r}; set sample.td=0, or timesteps 'uniform'."
       )
     if num_steps > NUM_TABULATED:
       raise ValueError(
         f'steps={num_steps} are more than the {NUM_TABULATED} of the discrete '
-        "schedule; set fewer, or sample.grid='uniform'."
+        "schedule; set fewer, or sample.timestep_spacing='uniform'."
       )
     steps = self.steps(num_steps)
     if steps.max() >= NUM_TABULATED:
       raise ValueError(
         f'steps={num_steps} with steps_offset={self.steps_offset} begin at '
         f'step {steps.max():g} of 0 .. {NUM_TABULATED - 1}; set fewer steps '
-        'or sample.grid_args steps_offset=0.'
+        'or sample.timestep_spacing_args steps_offset=0.'
       )
     if self.solver == 'ddim':
       after = steps - NUM_TABULATED // num_steps
@@ -170,7 +170,7 @@ class Leading:
       after = np.append(steps[1:], -1)
     final = -1 if self.set_alpha_to_one else 0
     after = np.where(after < 0, final, after)
-    return Grid((steps + 1) / NUM_TABULATED, (after + 1) / NUM_TABULATED)
+    return Timesteps((steps + 1) / NUM_TABULATED, (after + 1) / NUM_TABULATED)
 
   def steps(self, num_steps: int) -> np.ndarray:
     """The discrete steps at which the network is called, falling."""
@@ -229,8 +229,8 @@ class SemFlow:
 
   def make(
     self, process: Process | None, num_steps: int, td: float | int = 0.0
-  ) -> Grid:
-    """The grid.
+  ) -> Timesteps:
+    """The timesteps.
 
     Raises:
       ValueError: more than 1,000 steps, or td other than 0.
@@ -238,8 +238,8 @@ class SemFlow:
     _check_steps(num_steps)
     if td != 0 or num_steps > NUM_TABULATED:
       raise ValueError(
-        f"sample.grid 'semflow' takes steps of whole thousandths, but steps="
-        f"{num_steps}, td={td!r}; set sample.grid='uniform', or td=0 and at "
+        f"sample.timestep_spacing 'semflow' takes steps of whole thousandths, but steps="
+        f"{num_steps}, td={td!r}; set sample.timestep_spacing='uniform', or td=0 and at "
         f'most {NUM_TABULATED} steps.'
       )
     stride = NUM_TABULATED // num_steps
@@ -248,10 +248,10 @@ class SemFlow:
     # Whole thousandths on both sides where they are: no -1e-17 at the end.
     even = stride * count == NUM_TABULATED
     after = np.append(now[1:], 0.0) if even else now - 1 / count
-    return Grid(now, after)
+    return Timesteps(now, after)
 
 
-GRIDS = {
+SPACINGS = {
   'uniform': Uniform,
   'quadratic': Quadratic,
   'logsnr': LogSNR,
@@ -263,32 +263,32 @@ GRIDS = {
 }
 
 
-def uniform(num_steps: int, td: float | int = 0.0) -> Grid:
+def uniform(num_steps: int, td: float | int = 0.0) -> Timesteps:
   """Even steps from 1 to 0; see Uniform."""
   return Uniform().make(None, num_steps, td)
 
 
-def reverse(grid: Grid) -> Grid:
+def reverse(timesteps: Timesteps) -> Timesteps:
   """The way back, from data to the source, over the same times.
 
   Where steps do not land on the next time of the network, there is no such
   way: then it is the mirrored one, t -> 1 - t (as SemFlow's release has it).
   """
-  now, after = np.asarray(grid.now), np.asarray(grid.next)
+  now, after = np.asarray(timesteps.now), np.asarray(timesteps.next)
   if (now[1:] == after[:-1]).all():
-    return Grid(after[::-1], now[::-1])
-  return Grid(1 - now, 1 - after)
+    return Timesteps(after[::-1], now[::-1])
+  return Timesteps(1 - now, 1 - after)
 
 
-def check(grid: Grid) -> None:
-  """Raises ValueError where a grid is empty, ragged or leaves [0, 1].
+def check(timesteps: Timesteps) -> None:
+  """Raises ValueError where a timesteps is empty, ragged or leaves [0, 1].
 
   The last step may land beyond if it is no longer than another (SemFlow).
   """
-  now, after = np.asarray(grid.now), np.asarray(grid.next)
+  now, after = np.asarray(timesteps.now), np.asarray(timesteps.next)
   if now.ndim != 1 or now.shape != after.shape or not now.size:
     raise ValueError(
-      f'grid.now {now.shape} and grid.next {after.shape} must be two vectors '
+      f'timesteps.now {now.shape} and timesteps.next {after.shape} must be two vectors '
       'of the same length, at least 1.'
     )
   lengths = np.abs(after - now)
@@ -296,7 +296,7 @@ def check(grid: Grid) -> None:
   both = np.concatenate([now, after[:-1] if even else after])
   if not (both.min() >= 0 and both.max() <= 1):
     raise ValueError(
-      f'grid times run from {now[0]} to {after[-1]} but must lie in '
+      f'timesteps times run from {now[0]} to {after[-1]} but must lie in '
       '[0, 1]; 0 is data, 1 is the source.'
     )
 

@@ -1,7 +1,7 @@
 """Classes as colours: anchors, the points of a regular grid of RGB.
 
 SemFlow (Wang et al. 2024, https://arxiv.org/abs/2405.20282, section 3.3) paints
-masks so, that an autoencoder of pictures may encode them: a class is a number
+masks so, that an autoencoder of images may encode them: a class is a number
 of three digits to the base k, its colour s times the digits. Colours that were
 moved by less than s / 2 a channel still have their own anchor as the nearest.
 """
@@ -16,13 +16,13 @@ from jaxtyping import Array, Float, Integer, UInt8
 
 Classes = Integer[np.ndarray, '*s'] | Integer[Array, '*s']
 Colors = UInt8[np.ndarray, '*s 3'] | UInt8[Array, '*s 3']
-Pictures = Float[np.ndarray, '*s 3'] | Float[Array, '*s 3']
+Images = Float[np.ndarray, '*s 3'] | Float[Array, '*s 3']
 Scores = Float[np.ndarray, '*s'] | Float[Array, '*s']
 
 LARGEST = 255
 # Void is white: no anchor, since spacing (levels - 1) is below it.
 VOID = (LARGEST,) * 3
-# Values of a picture in [-1, 1] to one of 0 .. 255.
+# Values of an image in [-1, 1] to one of 0 .. 255.
 HALF = LARGEST / 2
 
 
@@ -96,7 +96,7 @@ class Anchors:
         )
     return self.colors[semantic]
 
-  def nearest(self, pictures: Pictures) -> tuple[Classes, Scores]:
+  def nearest(self, images: Images) -> tuple[Classes, Scores]:
     """The class whose anchor is nearest, and how clearly so; NumPy or JAX.
 
     By the Euclidean distance of colours (equation 9); the lower class of two
@@ -104,33 +104,33 @@ class Anchors:
     not grow with their number.
 
     Args:
-      pictures: in [-1, 1], and a little beyond.
+      images: in [-1, 1], and a little beyond.
 
     Returns:
       (int32 classes, never void; scores 1 - d1 / d2 in [0, 1], of the
       distances d1 to the nearest and d2 to the second anchor; 1 where there is
       one class only).
     """
-    if isinstance(pictures, np.ndarray):
-      best, first, second = self._numpy(pictures)
+    if isinstance(images, np.ndarray):
+      best, first, second = self._numpy(images)
       return best, 1 - np.sqrt(first / second)
-    best, first, second = self._scan(pictures)
+    best, first, second = self._scan(images)
     return best, 1 - jnp.sqrt(first / second)
 
-  def _start(self, xp, pictures):
-    channels = [pictures[..., i] for i in range(3)]
-    far = xp.full(pictures.shape[:-1], np.inf, pictures.dtype)
+  def _start(self, xp, images):
+    channels = [images[..., i] for i in range(3)]
+    far = xp.full(images.shape[:-1], np.inf, images.dtype)
     return channels, (xp.zeros(far.shape, np.int32), far, far)
 
-  def _numpy(self, pictures):
-    channels, state = self._start(np, pictures)
+  def _numpy(self, images):
+    channels, state = self._start(np, images)
     for c, anchor in enumerate(self.colors[1:], 1):
       state = _closer(np, state, c, channels, signed(anchor))
     return state[0].astype(np.int32), *state[1:]
 
-  def _scan(self, pictures):
-    channels, state = self._start(jnp, pictures)
-    table = jnp.asarray(signed(self.colors[1:]), pictures.dtype)
+  def _scan(self, images):
+    channels, state = self._start(jnp, images)
+    table = jnp.asarray(signed(self.colors[1:]), images.dtype)
 
     def body(state, row):
       return _closer(jnp, state, row[0], channels, row[1]), None
@@ -152,6 +152,6 @@ def _closer(xp, state, c, channels, anchor):
   )
 
 
-def signed(colors: Colors) -> Pictures:
+def signed(colors: Colors) -> Images:
   """uint8 colours -> float32 in [-1, 1]; NumPy or JAX."""
   return colors.astype(np.float32) / np.float32(HALF) - 1

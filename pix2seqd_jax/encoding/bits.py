@@ -67,7 +67,7 @@ class Code:
 
     Args:
       max_id: the largest id that will be encoded.
-      name: what sets it, for the message ('data.max_instances=101').
+      name: what sets it, for the message ('data.num_ids=101').
     """
     if not 0 <= max_id < self.num_codes:
       raise ValueError(

@@ -1,6 +1,6 @@
 """Ids of segments as channels in [-1, 1]: LDMSeg's input (arXiv 2401.10227).
 
-Section 3.2: the mask of a picture, ids in any order, becomes bits, colours or
+Section 3.2: the mask of an image, ids in any order, becomes bits, colours or
 codes of positions. Void, and what a partial mask does not tell, is 0 in all
 channels, which no id is.
 """

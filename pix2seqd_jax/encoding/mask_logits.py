@@ -1,7 +1,7 @@
 """Logits of ids -> segments, by thresholds: LDMSeg's read-out.
 
 https://arxiv.org/abs/2401.10227, section 4.1, as released. All is NumPy, at
-the size of the original picture.
+the size of the original image.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Thresholds(NamedTuple):
   Attributes:
     mask: pixels below this confidence; also the probability from which on a
       pixel counts as the id's in `overlap`.
-    overlap: segments of which the argmax has less than this share of the
+    overlap: segments of which the argmax has less than this fraction of the
       pixels where the id's own sigmoid reaches `mask`.
     min_pixels: segments of fewer pixels.
     confidence: 'max' (the largest softmax probability), 'margin' (over the
@@ -56,7 +56,7 @@ class Thresholds(NamedTuple):
 
 
 class Read(NamedTuple):
-  """Segments of a picture.
+  """Segments of an image.
 
   Attributes:
     ids: 0 = void.
@@ -87,11 +87,11 @@ def resize_bilinear(
     at = (np.arange(length)[part] + 0.5) * (old / length) - 0.5
     at = np.clip(at, 0, old - 1)
     low = np.minimum(at.astype(np.int64), max(old - 2, 0))
-    share = (at - low).astype(x.dtype)
-    share = share.reshape((-1,) + (1,) * (x.ndim - 1 - axis))
+    fraction = (at - low).astype(x.dtype)
+    fraction = fraction.reshape((-1,) + (1,) * (x.ndim - 1 - axis))
     first = np.take(x, low, axis)
     after = np.take(x, np.minimum(low + 1, old - 1), axis)
-    x = first + share * (after - first)
+    x = first + fraction * (after - first)
   return x
 
 
@@ -103,15 +103,15 @@ def segments_of(
   padded: tuple[int, int] | None = None,
   unpadded: tuple[int, int] | None = None,
 ) -> Read:
-  """Logits -> ids, at the size of the original picture.
+  """Logits -> ids, at the size of the original image.
 
   Args:
     logits: of the ids 0..k - 1 at the network's resolution.
-    size: (height, width) of the original picture.
+    size: (height, width) of the original image.
     thresholds: what becomes void.
-    padded: size of the picture that the network saw, which `logits` cover.
+    padded: size of the image that the network saw, which `logits` cover.
       They are brought to it first, as in the release.
-    unpadded: how much of it, from the upper left, is picture; None: all.
+    unpadded: how much of it, from the upper left, is image; None: all.
 
   Returns:
     The segments; their ids are the indices of the logits.
@@ -134,7 +134,7 @@ def segments_of(
 
 
 def _strips(size, num_ids):
-  """Rows that are looked at together: a large picture's logits are many."""
+  """Rows that are looked at together: a large image's logits are many."""
   height, width = size
   count = max(1, _STRIP // (width * num_ids))
   return [slice(i, min(i + count, height)) for i in range(0, height, count)]

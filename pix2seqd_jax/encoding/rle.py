@@ -195,7 +195,7 @@ def from_polygon(
 
   The boundary is walked on a grid five times as fine; what it crosses in the
   middle of a column of pixels begins or ends a run. What is outside the
-  picture is cut off.
+  image is cut off.
 
   Args:
     points: (x, y) in pixels; the middle of the first pixel is (0.5, 0.5).

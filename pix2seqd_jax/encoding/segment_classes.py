@@ -1,6 +1,6 @@
 """Classes of pixels, at the network's size -> a class for each segment.
 
-Segments are those of the original picture; NumPy. For LDMSeg's classifier
+Segments are those of the original image; NumPy. For LDMSeg's classifier
 (arXiv 2401.10227), of which nothing was released: the vote is ours.
 """
 
@@ -29,11 +29,11 @@ def vote(
   Args:
     logits: of the classes 0 (void) .. c - 1. Where void wins, the segment is
       void.
-    ids: of segments, at the size of the original picture; 0 = void.
+    ids: of segments, at the size of the original image; 0 = void.
     kind: 'mean' of the softmax in the segment, or 'majority' of the likeliest
       classes of its pixels. Of equals the smallest wins.
-    padded: size of the picture that the network saw, which `logits` cover.
-    unpadded: how much of it, from the upper left, is picture; None: all.
+    padded: size of the image that the network saw, which `logits` cover.
+    unpadded: how much of it, from the upper left, is image; None: all.
 
   Raises:
     ValueError: another `kind`.
@@ -49,21 +49,21 @@ def vote(
   else:
     values = np.eye(classes, dtype=logits.dtype)[logits.argmax(-1)]
   found, _, which = panoptic_ids.ranks(ids)
-  shares = (1.0, 1.0)
+  fractions = (1.0, 1.0)
   if padded is not None:
     inner = unpadded or padded
-    shares = tuple(new / old for new, old in zip(inner, padded))
-  counts = _places(which, len(found), logits.shape[:2], shares)
+    fractions = tuple(new / old for new, old in zip(inner, padded))
+  counts = _places(which, len(found), logits.shape[:2], fractions)
   winners = (counts @ values.reshape(-1, classes)).argmax(-1)
   return np.where(found > 0, winners, 0).astype(np.int32)[which]
 
 
-def _places(which, num_segments, size, shares):
+def _places(which, num_segments, size, fractions):
   """[segments, h w]: the sum of the bilinear weights that the pixels of each
-  segment give to each place of a map, which the picture fills to `shares`."""
+  segment give to each place of a map, which the image fills to `shares`."""
   ends = []
-  for length, new, share in zip(which.shape, size, shares):
-    at = (np.arange(length) + 0.5) * (share * new / length) - 0.5
+  for length, new, fraction in zip(which.shape, size, fractions):
+    at = (np.arange(length) + 0.5) * (fraction * new / length) - 0.5
     at = np.clip(at, 0, new - 1)
     low = at.astype(np.int64)
     part = at - low

@@ -36,7 +36,7 @@ class Tokenizer:
       length: CLIP's towers have 77 positions.
 
     Raises:
-      ValueError: no such files, or unreadable ones; or a length without room
+      ValueError: no such files, or unreadable ones; or a length without package
         for both ends.
     """
     if length < 2:

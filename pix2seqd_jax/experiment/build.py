@@ -14,14 +14,16 @@ import numpy as np
 from pix2seqd_jax import data as data_room
 from pix2seqd_jax import models as models_room
 from pix2seqd_jax import tasks as tasks_room
-from pix2seqd_jax.diffusion import (guidance, sampler as sampler_lib, samplers, sampling, timesteps as timesteps_lib)
+from pix2seqd_jax.diffusion import guidance, samplers, sampling
+from pix2seqd_jax.diffusion import sampler as sampler_lib
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.experiment import data, ranges, schema
 from pix2seqd_jax.metrics import panoptic_quality
 from pix2seqd_jax.pretrained import perceptual
 from pix2seqd_jax.registry import MODELS, TASKS, did_you_mean
 from pix2seqd_jax.train import evaluate, optimizer, sharding, state, step
 from pix2seqd_jax.train.checkpoints import weights
-from pix2seqd_jax.types import Category, Grid
+from pix2seqd_jax.types import Category, Timesteps
 
 _ROOMS = (data_room, models_room, tasks_room)  # imported: names are registered
 
@@ -45,7 +47,7 @@ class Experiment(data.DataParts):
   """The parts of a run, each built when it is first asked for.
 
   Args:
-    config: a recipe from configs/, or the config.json of a work directory.
+    config: a config from configs/, or the config.json of a work directory.
     categories: the classes, where the data set itself is not at hand (a
       checkpoint that is only used to predict).
   """
@@ -121,7 +123,7 @@ class Experiment(data.DataParts):
     data = self.config['data']
     kwargs = dict(self.config['model'])
     entry = MODELS[kwargs.pop('name')]
-    for key in ('num_classes', 'max_instances', 'image_size', 'mask_size'):
+    for key in ('num_classes', 'num_ids', 'image_size', 'mask_size'):
       if key in kwargs:
         raise ValueError(f'config.model.{key} is set by data.{key}; remove it.')
       kwargs[key] = data[key]
@@ -145,9 +147,9 @@ class Experiment(data.DataParts):
     )
 
   def _check_draws(self):
-    if not getattr(self.model, 'draws_pictures', False):
+    if not getattr(self.model, 'draws_images', False):
       raise ValueError(
-        "task.name='synthesis' makes pictures of masks, but a model "
+        "task.name='synthesis' makes images of masks, but a model "
         f'{self.config["model"]["name"]!r} makes none; use model.name='
         "'semflow'."
       )
@@ -184,28 +186,30 @@ class Experiment(data.DataParts):
 
   # Sampling.
 
-  def grid(self, steps: int | None = None, td: float | None = None) -> Grid:
+  def timesteps(
+    self, steps: int | None = None, td: float | None = None
+  ) -> Timesteps:
     """The times of sampling; arguments override the config's.
 
     A model that diffuses nothing (an autoencoder) answers in one step.
     """
     if not hasattr(self.model, 'process'):
-      return Grid(np.ones(1), np.zeros(1))
+      return Timesteps(np.ones(1), np.zeros(1))
     config = self.config['sample']
-    maker = self._sampling_part('grid', timesteps_lib.GRIDS)
-    grid = maker.make(
+    maker = self._sampling_part('timestep_spacing', timesteps_lib.SPACINGS)
+    timesteps = maker.make(
       self.model.process,
       config['steps'] if steps is None else steps,
       config['td'] if td is None else td,
     )
-    sampler_lib.check(self.stepper, self.model.process, grid)
+    sampler_lib.check(self.sampler, self.model.process, timesteps)
     is_noise = getattr(self.model, 'source_is_noise', True)
-    sampler_lib.check_source(self.stepper, is_noise)
-    return grid
+    sampler_lib.check_source(self.sampler, is_noise)
+    return timesteps
 
   @property
-  def stepper(self):
-    return self._sampling_part('stepper', samplers.STEPPERS)
+  def sampler(self):
+    return self._sampling_part('sampler', samplers.SAMPLERS)
 
   def _sampling_part(self, key, known):
     """known[sample.KEY](**sample.KEY_args)."""
@@ -231,8 +235,8 @@ class Experiment(data.DataParts):
     if key not in self._samplers:
       self._samplers[key] = evaluate.make_sampler(
         self.model,
-        grid=self.grid(steps, td),
-        stepper=self.stepper,
+        timesteps=self.timesteps(steps, td),
+        sampler=self.sampler,
         num_samples=num_samples,
         mesh=mesh,
         **self.sampling_options(callback),
@@ -243,12 +247,12 @@ class Experiment(data.DataParts):
     """What model.sample is told beyond its defaults."""
     config = self.config['sample']
     sampling.check_options(
-      *(config[k] for k in ('guidance', 'returns', 'completion', 'strength'))
+      *(config[k] for k in ('guidance', 'returns', 'inpainting', 'strength'))
     )
     options = {'callback': callback, 'returns': config['returns']}
     options = {k: v for k, v in options.items() if v}
     for key, default in schema.DEFAULTS['sample'].items():
-      if key in ('guidance', 'completion', 'strength'):
+      if key in ('guidance', 'inpainting', 'strength'):
         if config[key] != default:
           options[key] = config[key]
     return options
@@ -287,8 +291,8 @@ class Experiment(data.DataParts):
 
   def check(self) -> None:
     """Builds what can be wrong, before anything is written or compiled."""
-    _ = self.mesh, self.model, self.task, self.optimizer, self.stepper
-    self.grid()
+    _ = self.mesh, self.model, self.task, self.optimizer, self.sampler
+    self.timesteps()
     if 'guidance' in self.sampling_options() and hasattr(self.model, 'process'):
       args = self.abstract_state.params, self.abstract_batch(), None
       encoded = jax.eval_shape(self.model.encode, *args)
@@ -336,16 +340,16 @@ class Experiment(data.DataParts):
       )
 
   def _check_room(self):
-    """Who paints label maps is to see all classes of a picture."""
+    """Who paints label maps is to see all classes of an image."""
     data = self.config['data']
     paints = hasattr(type(self.model), 'palette')
     paints = getattr(self.model, 'masks', paints)  # of an autoencoder's, some
     if data['name'] != 'semantic_folder' or not paints:
       return
-    if data['max_instances'] <= data['num_classes']:
+    if data['num_ids'] <= data['num_classes']:
       raise ValueError(
-        f'data.max_instances={data["max_instances"]} must be above '
-        f'data.num_classes={data["num_classes"]}: of a picture that shows more '
+        f'data.num_ids={data["num_ids"]} must be above '
+        f'data.num_classes={data["num_classes"]}: of an image that shows more '
         'classes the smallest would become void.'
       )
 
@@ -355,10 +359,10 @@ class Experiment(data.DataParts):
     self._check_room()
     self._check_best_metric(lambda name: name.split('/')[0])
     rate = getattr(self.model, 'self_condition_rate', 0)
-    share = config['data']['batch_size'] // accumulate
-    if rate and int(rate * share) < 1:
+    fraction = config['data']['batch_size'] // accumulate
+    if rate and int(rate * fraction) < 1:
       raise ValueError(
-        f'model.self_condition_rate={rate} of {share} examples is none; raise '
+        f'model.self_condition_rate={rate} of {fraction} examples is none; raise '
         'it, or data.batch_size / optimizer.accumulate.'
       )
     _ = self._encode_on_host  # whether there is such a way

@@ -150,13 +150,13 @@ class DataParts:
   def transform(self, split: str, *, cached: bool = True):
     """The host transforms of a split: the config's, padding, the labels.
 
-    With data.latents also the latent of the picture, unless not `cached`: for
-    a picture that is none of the data set.
+    With data.latents also the latent of the image, unless not `cached`: for
+    an image that is none of the data set.
     """
     data = self.config['data']
     labels = {
       'size': data['mask_size'],
-      'max_instances': data['max_instances'],
+      'num_ids': data['num_ids'],
       'id_order': data['id_order'],
       'stuff': self._named_stuff,
     }
@@ -185,7 +185,7 @@ class DataParts:
       )
     if model.get('posterior') == 'sample':
       raise ValueError(
-        "data.latents: model.posterior='sample' draws latents of pictures, but "
+        "data.latents: model.posterior='sample' draws latents of images, but "
         "cached ones are modes; set model.posterior='mode', or empty "
         'data.latents.'
       )
@@ -293,7 +293,7 @@ class DataParts:
   def single(
     self, example: Mapping[str, Any], given: Sequence[str] = ()
   ) -> tuple[Batch, Meta]:
-    """One picture through the eval transforms: (device inputs, its meta).
+    """One image through the eval transforms: (device inputs, its meta).
 
     `given` names labels that are inputs; see types.inputs_only.
     """
@@ -308,7 +308,7 @@ class DataParts:
     return sharding.device_part(inputs), batch['meta'][0]
 
   def check_transforms(self, split: str) -> None:
-    """Sends a blank picture through the transforms of a split.
+    """Sends a blank image through the transforms of a split.
 
     Raises:
       ValueError: they do not end at data.image_size and data.mask_size.
@@ -320,13 +320,13 @@ class DataParts:
       'ids': np.ones(size, np.int32),
       'segments': (Segment(1, 1),),
       'index': 0,
-      'file': f'a blank picture for data.{split}_transforms',
+      'file': f'a blank image for data.{split}_transforms',
     }
     transform = self.transform(split)
     _check_swaps(self.transform_pairs(split), data['num_classes'])
     made = transform(blank, np.random.default_rng(0))
-    for key, wanted in (('image', size), ('valid', size)):
-      if key not in made or made[key].shape[:2] != wanted:
+    for key, expected in (('image', size), ('valid', size)):
+      if key not in made or made[key].shape[:2] != expected:
         raise ValueError(
           f'data.{split}_transforms end with {key} of shape '
           f'{made[key].shape if key in made else None} but data.image_size='
@@ -354,9 +354,9 @@ def _whole(x) -> np.ndarray:
   return np.asarray(x)
 
 
-def check_same_classes(found, wanted, where):
+def check_same_classes(found, expected, where):
   """Raises ValueError at the first class that differs."""
-  for number, (a, b) in enumerate(zip(found, wanted, strict=True), 1):
+  for number, (a, b) in enumerate(zip(found, expected, strict=True), 1):
     if a[:3] != b[:3]:
       raise ValueError(
         f'{where}: class {number} is {tuple(a[:3])} (id, name, thing) but '

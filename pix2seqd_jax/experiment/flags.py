@@ -1,4 +1,4 @@
-"""A data set on a command line: that of a recipe, or a reader by its name.
+"""A data set on a command line: that of a config, or a reader by its name.
 
 --config configs/NAME.py[:VARIANT] --split train [--config.data.root=PATH]
 --name coco_panoptic --images DIR --panoptic DIR --annotations FILE
@@ -26,7 +26,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
   """Adds --config, --name and --split; the rest is read by `open_source`."""
   parser.add_argument(
     '--config',
-    help='a recipe, FILE[:VARIANT]; its values are overridden as in '
+    help='a config, FILE[:VARIANT]; its values are overridden as in '
     '--config.data.root=PATH',
   )
   parser.add_argument(
@@ -62,7 +62,7 @@ def open_source(
         raise ValueError(f'unknown argument --{key}; see --help.')
     if args.split not in ('train', 'eval'):
       raise ValueError(
-        f'--split={args.split}: a recipe has the splits train and eval.'
+        f'--split={args.split}: a config has the splits train and eval.'
       )
     overrides = {k.removeprefix('config.'): v for k, v in given.items()}
     experiment = build.Experiment(load_config(args.config, overrides))
@@ -89,7 +89,7 @@ def load_config(spec: str, overrides: dict[str, Any] | None = None):
     raise ValueError(f'--config={spec}: there is no file {name}.')
   folder = str(path.resolve().parent.parent)
   if folder not in sys.path:
-    sys.path.insert(0, folder)  # recipes import configs.common
+    sys.path.insert(0, folder)  # configs import configs.common
   found = importlib.util.spec_from_file_location('recipe_', path)
   module = importlib.util.module_from_spec(found)
   found.loader.exec_module(module)

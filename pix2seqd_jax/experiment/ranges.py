@@ -24,7 +24,7 @@ _RANGES = {
     'optimizer.warmup_steps',
   ),
   (0, 1024): ('data.num_threads',),
-  (2, 2**24): ('data.max_instances',),
+  (2, 2**24): ('data.num_ids',),
   (0, 2**32 - 1): ('seed', 'sample.seed'),
 }
 _SIZES = ('data.image_size', 'data.mask_size')
@@ -74,7 +74,7 @@ def check(config: Mapping[str, Any]) -> None:
     raise ValueError(f'train.max_loss={max_loss} must be >= 0 (0: any loss).')
 
 
-_NOTES = {'data.max_instances': ' It counts the null id 0.'}
+_NOTES = {'data.num_ids': ' It counts the null id 0.'}
 
 
 def _find(config, name):

@@ -12,8 +12,8 @@ import ml_collections
 from pix2seqd_jax import checking
 from pix2seqd_jax.registry import did_you_mean
 
-# How a run is operated, section by section: the same for every recipe unless
-# it says otherwise. A recipe gets them from `complete`, so that each can be
+# How a run is operated, section by section: the same for every config unless
+# it says otherwise. A config gets them from `complete`, so that each can be
 # overridden on the command line; so does a config.json of before they existed.
 DEFAULTS: dict[str, dict[str, Any]] = {
   'data': {
@@ -23,12 +23,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     'latents': '',  # a folder of python -m pix2seqd_jax.cli.cache_latents
   },
   'sample': {
-    'grid': 'uniform',
-    'grid_args': {},
+    'timestep_spacing': 'uniform',
+    'timestep_spacing_args': {},
     'guidance': 1.0,  # 1 is the condition alone; PDM's gamma is one less
     'returns': '',  # empty: what the model says
     # Of masks that are given in part: see diffusion/inpainting.py.
-    'completion': 'x0',
+    'inpainting': 'x0',
     'strength': 1.0,
   },
   'train': {'keep_every': 0, 'ledger': False, 'max_loss': 0.0},
@@ -50,7 +50,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
   },
 }
 
-# Every other key of a config, and its type: these a recipe must give.
+# Every other key of a config, and its type: these a config must give.
 _SIZE = tuple[int, int]
 _NAMED = tuple[tuple[str, Mapping], ...]  # (name, keyword arguments), in order
 KEYS: dict[str, dict[str, Any]] = {
@@ -74,7 +74,7 @@ KEYS: dict[str, dict[str, Any]] = {
     'train': Mapping,
     'eval': Mapping,
     'num_classes': int,
-    'max_instances': int,
+    'num_ids': int,
     'image_size': _SIZE,
     'mask_size': _SIZE,
     'id_order': str,
@@ -88,8 +88,8 @@ KEYS: dict[str, dict[str, Any]] = {
   'sample': {
     'steps': int,
     'td': float,
-    'stepper': str,
-    'stepper_args': Mapping,
+    'sampler': str,
+    'sampler_args': Mapping,
     'seed': int,
   },
   'optimizer': {
@@ -185,7 +185,7 @@ def unknown_key(key: str) -> str:
   known = [k for table in (*KEYS.values(), *DEFAULTS.values()) for k in table]
   return (
     f'no key of this config is named {key!r}.{did_you_mean(key, known)} '
-    'Flags are --config.SECTION.KEY=VALUE; the recipe shows them all.'
+    'Flags are --config.SECTION.KEY=VALUE; the config shows them all.'
   )
 
 

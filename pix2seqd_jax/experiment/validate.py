@@ -23,7 +23,7 @@ def faults(config: ml_collections.ConfigDict | Mapping[str, Any]) -> list[str]:
   networks' sizes fit one another shows in `Experiment.check`, which builds.
 
   Args:
-    config: a recipe, or its plain dict.
+    config: a config, or its plain dict.
 
   Returns:
     A message each, naming the key, the value, the rule and the fix.
@@ -42,7 +42,7 @@ def faults(config: ml_collections.ConfigDict | Mapping[str, Any]) -> list[str]:
     lambda: experiment.model,
     lambda: experiment.task,
     lambda: experiment.optimizer,
-    lambda: experiment.stepper,
+    lambda: experiment.sampler,
     experiment.sampling_options,
     lambda: sharding.check_axes(experiment.config['mesh']),
     lambda: sharding.check_rules(experiment.shard_rules),
@@ -53,7 +53,7 @@ def faults(config: ml_collections.ConfigDict | Mapping[str, Any]) -> list[str]:
   ):
     _note(part, found)
   if not found:  # these need the parts above
-    _note(experiment.grid, found)
+    _note(experiment.timesteps, found)
     _note(experiment.check_ranges, found)
   return found
 

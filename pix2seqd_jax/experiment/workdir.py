@@ -238,12 +238,12 @@ def read_params(
   """As `load_params`, on the host: no process waits for another."""
   ema = experiment.use_ema if ema is None else ema
   params = weights.load_params(folder, step=step, ema=ema)
-  wanted = jax.eval_shape(
+  expected = jax.eval_shape(
     experiment.model.init, jax.random.key(0), experiment.abstract_batch()
   )
-  wanted = state.collections(wanted)
-  _check_tree(params, wanted, folder)
-  return jax.tree.map(lambda _, leaf: leaf, wanted, params)
+  expected = state.collections(expected)
+  _check_tree(params, expected, folder)
+  return jax.tree.map(lambda _, leaf: leaf, expected, params)
 
 
 def place_params(
@@ -258,17 +258,17 @@ def place_params(
   return jax.tree.map(jax.device_put, params, where)
 
 
-def _check_tree(params, wanted, folder):
+def _check_tree(params, expected, folder):
   """Raises ValueError that lists what is missing, extra or misshapen."""
-  found, wanted = (
+  found, expected = (
     {path: tuple(leaf.shape) for path, leaf in sharding.flat_paths(t).items()}
-    for t in (params, wanted)
+    for t in (params, expected)
   )
   wrong = sorted(
-    f'{path}: {wanted.get(path, "absent")} by the config, '
+    f'{path}: {expected.get(path, "absent")} by the config, '
     f'{found.get(path, "absent")} in the checkpoint'
-    for path in {*found, *wanted}
-    if found.get(path) != wanted.get(path)
+    for path in {*found, *expected}
+    if found.get(path) != expected.get(path)
   )
   if wrong:
     raise ValueError(

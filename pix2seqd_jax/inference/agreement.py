@@ -1,4 +1,4 @@
-"""Several samples of one picture: which to show, and where they agree.
+"""Several samples of one image: which to show, and where they agree.
 
 The numbers of ids mean nothing across samples, so segments are matched first:
 one to one, within a class, so that the sum of their IoU is the largest.
@@ -23,7 +23,7 @@ class Consensus(NamedTuple):
     index: the sample that agrees best with all others, in the mean over pairs
       and pixels (their medoid; of equals the first). It is a mask that the
       model drew, which a vote for each pixel need not be.
-    agreement: float32 [h, w], the share of all samples, this one included,
+    agreement: float32 [h, w], the fraction of all samples, this one included,
       that agree with it: 1/n where it is alone, 1 where nothing is in doubt.
   """
 
@@ -38,7 +38,7 @@ class _Ranked(NamedTuple):
 
 
 def consensus(samples: Sequence[Sample]) -> Consensus:
-  """Compares (ids [h, w], segments) pairs of one picture.
+  """Compares (ids [h, w], segments) pairs of one image.
 
   Two samples agree on a pixel where its segments are matched, or where both
   are void. Ids that no segment names are void. Time n^2/2 passes over the
@@ -51,7 +51,7 @@ def consensus(samples: Sequence[Sample]) -> Consensus:
     raise ValueError('consensus needs at least one sample.')
   sizes = {np.shape(ids) for ids, _ in samples}
   if len(sizes) > 1:
-    raise ValueError(f'samples of one picture differ in size: {sorted(sizes)}.')
+    raise ValueError(f'samples of one image differ in size: {sorted(sizes)}.')
   ranked = [_rank(*sample) for sample in samples]
   total = np.zeros(len(ranked), np.int64)
   for i, one in enumerate(ranked):
@@ -108,8 +108,8 @@ def entropy(samples: Sequence[Sample], index: int = 0) -> np.ndarray:
   named = labels(samples, index)
   total = np.zeros(named.shape[1:], np.float32)
   for one in named:
-    shares = (named == one).mean(0, dtype=np.float32)
-    total -= np.log(shares) / len(named)
+    fractions = (named == one).mean(0, dtype=np.float32)
+    total -= np.log(fractions) / len(named)
   return np.maximum(total, 0)
 
 
@@ -122,7 +122,7 @@ def confidence(ids: np.ndarray, agreement: np.ndarray) -> dict[int, float]:
 
 def _rank(ids, segments):
   found, areas, which = panoptic_ids.ranks(np.asarray(ids))
-  named = {segment.id: segment.category for segment in segments}
+  named = {segment.id: segment.class_id for segment in segments}
   classes = [named.get(name, 0) for name in found.tolist()]
   # One byte a pixel, as a rule: there is one such map for every sample.
   which = which.astype(np.min_scalar_type(len(areas)))

@@ -1,4 +1,4 @@
-"""Partial masks of one picture -> whole ones: what Pipeline.complete does."""
+"""Partial masks of one image -> whole ones: what Pipeline.complete does."""
 
 import copy
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 from pix2seqd_jax.experiment import build
 from pix2seqd_jax.inference import partial_masks, results
-from pix2seqd_jax.tasks import inpainting as completion_task
+from pix2seqd_jax.tasks import inpainting as inpainting_task
 from pix2seqd_jax.types import Params
 
 
@@ -25,9 +25,9 @@ class Completer:
     self.params = params
     self._variants: dict[tuple, build.Experiment] = {}
 
-  def check(self, strength: Any, completion: Any) -> None:
+  def check(self, strength: Any, inpainting: Any) -> None:
     """Raises ValueError for settings of sampling that cannot be."""
-    self._variant(strength, completion).sampling_options()
+    self._variant(strength, inpainting).sampling_options()
 
   def read(
     self, partial: Any, valid: Any, batch: Any, meta: Any, strength: Any
@@ -35,10 +35,10 @@ class Completer:
     """What is given, checked; see Pipeline.complete.
 
     Raises:
-      ValueError: a mask that does not fit the picture or the model, a model
+      ValueError: a mask that does not fit the image or the model, a model
         that cannot complete, a strength without a mask.
     """
-    most = self.experiment.config['data']['max_instances']
+    most = self.experiment.config['data']['num_ids']
     given = partial_masks.read(partial, valid, tuple(meta['size']), most)
     self._check(batch)
     if strength not in (None, 1) and not given.known.any():
@@ -75,20 +75,20 @@ class Completer:
     steps: int | None,
     num_samples: int,
     strength: float | None,
-    completion: str | None,
+    inpainting: str | None,
     keep_given: bool,
   ) -> results.Drawn:
     """The mask, or the one of several that agrees best with the others.
 
     Args:
       given: of which something is known.
-      batch, meta: of the picture; see build_data.DataParts.single.
+      batch, meta: of the image; see build_data.DataParts.single.
       seed: of the names of segments.
       key: of the sampler.
-      steps, num_samples, strength, completion, keep_given: as in
+      steps, num_samples, strength, inpainting, keep_given: as in
         Pipeline.complete.
     """
-    sampler = self._variant(strength, completion).sample_fn(
+    sampler = self._variant(strength, inpainting).sample_fn(
       steps, None, num_samples
     )
     config = self.experiment.config['sample']
@@ -127,12 +127,12 @@ class Completer:
     named = getattr(self.experiment.model, 'names_classes', True)
     merges = task.merge_stuff and named
     task.split_things = task.merge_stuff = False
-    found = task.refine(self.experiment.model.read_out(raw, meta))
+    found = task.refine(self.experiment.model.postprocess(raw, meta))
     if merges:
       found = task.merge(found, kept=names)
     if keep_given:
       told = np.array([0, *names], np.int32)[given.ranks]
-      found = completion_task.paste(found, told, given.known)
+      found = inpainting_task.paste(found, told, given.known)
     return partial_masks.named_back(
       *task.segments(found), found.instance, given, names
     )
@@ -140,19 +140,19 @@ class Completer:
   def _names(self, given, batch, meta, steps, seed, key) -> np.ndarray:
     """The network's ids for the given segments, [n]."""
     data = self.experiment.config['data']
-    most = data['max_instances']
+    most = data['num_ids']
     if data['id_order'] == 'random' and not data['name_stuff']:
       return partial_masks.named_at_random(len(given.names), most, seed)
-    # Its ids follow from the picture: it is asked which they are.
+    # Its ids follow from the image: it is asked which they are.
     sampler = self._variant(1.0, None).sample_fn(steps)
     raw = jax.device_get(sampler(self.params, batch, key[None]))
     one = jax.tree.map(lambda leaf: leaf[0], raw)
-    seen = self.experiment.model.read_out(one, meta).instance
+    seen = self.experiment.model.postprocess(one, meta).instance
     return partial_masks.named_as_seen(given, seen, most)
 
-  def _variant(self, strength, completion) -> build.Experiment:
+  def _variant(self, strength, inpainting) -> build.Experiment:
     """The experiment, with other settings of sampling where they are given."""
-    told = {'strength': strength, 'completion': completion}
+    told = {'strength': strength, 'inpainting': inpainting}
     old = self.experiment.config['sample']
     told = {k: v for k, v in told.items() if v not in (None, old[k])}
     if not told:

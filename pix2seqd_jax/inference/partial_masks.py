@@ -1,6 +1,6 @@
 """Masks that users give in part: read, checked, named for the network and back.
 
-The ids of a user are any numbers; a network knows 1..max_instances - 1. What a
+The ids of a user are any numbers; a network knows 1..num_ids - 1. What a
 segment grew from keeps its user's id, and new segments get ids that are free.
 """
 
@@ -17,7 +17,7 @@ _LARGEST = np.iinfo(np.int32).max
 
 
 class Partial(NamedTuple):
-  """What is given of a mask, at the picture's size.
+  """What is given of a mask, at the image's size.
 
   Attributes:
     ranks: int32 [h, w], the number 1..n of the segment; 0 is void or unknown.
@@ -31,7 +31,7 @@ class Partial(NamedTuple):
 
 
 def read(
-  partial: Any, valid: Any, size: tuple[int, int], max_instances: int
+  partial: Any, valid: Any, size: tuple[int, int], num_ids: int
 ) -> Partial:
   """Checks what a user gives.
 
@@ -41,8 +41,8 @@ def read(
       i + 1.
     valid: bool [h, w], which pixels are given, with id 0 as void; what
       `partial` says elsewhere does not count. None: those with an id.
-    size: (height, width) of the picture.
-    max_instances: ids of the network, 0 included.
+    size: (height, width) of the image.
+    num_ids: ids of the network, 0 included.
 
   Raises:
     ValueError: another size or type, negative ids, overlapping masks, or more
@@ -76,11 +76,11 @@ def read(
   if not (found.size and found[0] == 0):
     ranks = ranks + 1  # nothing is void or unknown
   names = tuple(found[found > 0].tolist())
-  if len(names) > max_instances - 1:
+  if len(names) > num_ids - 1:
     raise ValueError(
       f'partial has {len(names)} segments but this model knows '
-      f'{max_instances - 1} ids (data.max_instances={max_instances}); give '
-      'fewer, or one part of the picture at a time.'
+      f'{num_ids - 1} ids (data.num_ids={num_ids}); give '
+      'fewer, or one part of the image at a time.'
     )
   return Partial(ranks.astype(np.int32), known, names)
 
@@ -122,38 +122,38 @@ def join(masks: Sequence[Any], size: tuple[int, int]) -> np.ndarray:
 def _check_size(name, array, size):
   if array.shape != tuple(size):
     raise ValueError(
-      f'{name} is {array.shape} but the picture {tuple(size)}; give one value '
-      'for each pixel of the picture.'
+      f'{name} is {array.shape} but the image {tuple(size)}; give one value '
+      'for each pixel of the image.'
     )
 
 
-def named_at_random(num: int, max_instances: int, seed: int) -> np.ndarray:
-  """Distinct ids 1..max_instances - 1 for `num` segments, as in training."""
-  ids = np.random.default_rng(seed).permutation(max_instances - 1) + 1
+def named_at_random(num: int, num_ids: int, seed: int) -> np.ndarray:
+  """Distinct ids 1..num_ids - 1 for `num` segments, as in training."""
+  ids = np.random.default_rng(seed).permutation(num_ids - 1) + 1
   return ids[:num].astype(np.int32)
 
 
 def named_as_seen(
-  partial: Partial, seen: np.ndarray, max_instances: int
+  partial: Partial, seen: np.ndarray, num_ids: int
 ) -> np.ndarray:
   """The ids that the network itself gives to the segments.
 
-  For networks whose ids follow from the picture (by size, say): one to one, so
+  For networks whose ids follow from the image (by size, say): one to one, so
   that most pixels agree with what it says without being told anything. What
   meets none of its segments gets an id that it does not use, where there is.
 
   Args:
     partial: n segments.
     seen: int [h, w], what it says, of the same size.
-    max_instances: ids of the network, 0 included.
+    num_ids: ids of the network, 0 included.
 
   Returns:
     int32 [n].
   """
   num = len(partial.names)
-  pairs = partial.ranks.astype(np.int64) * max_instances + seen
-  counts = np.bincount(pairs.reshape(-1), minlength=(num + 1) * max_instances)
-  counts = counts.reshape(num + 1, max_instances)
+  pairs = partial.ranks.astype(np.int64) * num_ids + seen
+  counts = np.bincount(pairs.reshape(-1), minlength=(num + 1) * num_ids)
+  counts = counts.reshape(num + 1, num_ids)
   used = counts.any(0)
   scores = counts[1:, 1:] - 0.5 * used[1:]
   _, columns = optimize.linear_sum_assignment(scores, maximize=True)
@@ -174,11 +174,11 @@ def at_mask_size(
   the mask are, as with scattered points, by what most of them say.
 
   Args:
-    partial: at the picture's size.
+    partial: at the image's size.
     names: the network's id for each of its segments.
-    unpadded: (h, w) of the resized picture within the padded one.
+    unpadded: (h, w) of the resized image within the padded one.
     padded: (h, w) of that.
-    mask_size: (h, w) of masks, which cover the padded picture.
+    mask_size: (h, w) of masks, which cover the padded image.
   """
   table = np.array([0, *names], np.int32)
   # One number says both: 0 unknown, 1 void, 1 + rank.

@@ -1,4 +1,4 @@
-"""The face for users: a trained directory, a picture, a panoptic mask.
+"""The face for users: a trained directory, an image, a panoptic mask.
 
 pipe = Pipeline.from_pretrained('runs/shapes')
 result = pipe.segment('street.jpg', steps=20, seed=0)
@@ -6,10 +6,10 @@ result.segmentation     # int32 [h, w]: 0 = void, else the id of a segment
 result.segments_info    # [{'id', 'label_id', 'label', 'score', 'area'}, ...]
 result.overlay()        # uint8 [h', w', 3], with a legend
 
-pipe.segment('city.tif', tile=1024)           # a large picture
+pipe.segment('city.tif', tile=1024)           # a large image
 pipe.segment('street.jpg', num_samples=8).agreement     # float32 [h, w]
 
-pipe.complete('street.jpg', partial)          # ids [h, w], 0 where unknown
+pipe.inpaint('street.jpg', partial)          # ids [h, w], 0 where unknown
 pipe.synthesize(mask, num_samples=4).images   # of classes [h, w]; SemFlow
 """
 
@@ -34,7 +34,7 @@ SynthesisResult = synthesis.SynthesisResult
 
 
 class Pipeline:
-  """A trained model and all that its pictures need.
+  """A trained model and all that its images need.
 
   Args:
     experiment: the parts, from a work directory's config.
@@ -89,16 +89,16 @@ class Pipeline:
     num_samples: int = 1,
     callback: Callable[[int, int, Any, Any], None] | None = None,
   ) -> PanopticResult:
-    """One picture -> its panoptic segments, at the picture's size.
+    """One image -> its panoptic segments, at the image's size.
 
     Args:
-      image: a path, a PIL picture, or uint8 [h, w, 3].
+      image: a path, a PIL image, or uint8 [h, w, 3].
       steps: calls of the denoiser; None is the config's.
       seed: the same seed gives the same mask.
       td: the time difference of asymmetric steps; None is the config's.
-      tile: for pictures that lose too much when they are shrunk to what the
+      tile: for images that lose too much when they are shrunk to what the
         network sees: a side or (height, width) in pixels. Each tile is taken
-        as a picture of its own, and ids are stitched; see tiles.
+        as an image of its own, and ids are stitched; see tiles.
       overlap: of neighbouring tiles; None is a quarter of a tile.
       num_samples: draws several masks (of each tile) and keeps the one that
         agrees best with the others; `agreement` and `entropy` say where they
@@ -108,7 +108,7 @@ class Pipeline:
         Every other function is compiled anew: keep one.
 
     Raises:
-      ValueError: a picture that cannot be read, an argument out of range, or a
+      ValueError: an image that cannot be read, an argument out of range, or a
         run that answers with something else than segments.
     """
     _check_samples(num_samples)
@@ -143,17 +143,17 @@ class Pipeline:
     seed: int = 0,
     num_samples: int = 1,
     strength: float | None = None,
-    completion: str | None = None,
+    inpainting: str | None = None,
     keep_given: bool = True,
   ) -> PanopticResult:
-    """A picture and a part of its mask -> the whole mask.
+    """An image and a part of its mask -> the whole mask.
 
     A segment that grew from a given one has its id in the result; new ones get
     ids that are free. With nothing given this is `segment`.
 
     Args:
       image: as in `segment`.
-      partial: what is known, at the picture's size: ids [h, w], 0 = unknown;
+      partial: what is known, at the image's size: ids [h, w], 0 = unknown;
         or a list of disjoint bool masks, the i-th of which has the id i + 1.
         Scattered pixels will do.
       valid: bool [h, w], which pixels are given, those of id 0 as void; None:
@@ -162,19 +162,19 @@ class Pipeline:
       strength: in (0, 1]. Below 1 sampling starts with the given mask, noised
         so far: what is poor is refined, the better the mask the lower. None is
         the config's.
-      completion: how the sample keeps to what is given, of diffusion.
-        completion.VARIANTS; None is the config's.
+      inpainting: how the sample keeps to what is given, of diffusion.
+        inpainting.VARIANTS; None is the config's.
       keep_given: given pixels come back as they are. Otherwise they are drawn
         by the model too, and with a strength nothing but the start is given.
 
     Raises:
-      ValueError: a mask that does not fit the picture or the model, or a model
+      ValueError: a mask that does not fit the image or the model, or a model
         that cannot complete masks.
     """
     _check_samples(num_samples)
     image = as_rgb(image)
     batch, meta = self._batch(image)
-    self._completer.check(strength, completion)
+    self._completer.check(strength, inpainting)
     given = self._completer.read(partial, valid, batch, meta, strength)
     if not given.known.any():
       return self.segment(
@@ -189,7 +189,7 @@ class Pipeline:
       steps=steps,
       num_samples=num_samples,
       strength=strength,
-      completion=completion,
+      inpainting=inpainting,
       keep_given=keep_given,
     )
     return self._result(image, drawn)
@@ -205,24 +205,24 @@ class Pipeline:
     values: str | None = None,
     callback: Callable[[int, int, Any, Any], None] | None = None,
   ) -> SynthesisResult:
-    """A mask of classes -> pictures of it.
+    """A mask of classes -> images of it.
 
     Args:
       mask: integers [h, w], 0 = void; the file of a label map, or a PIL
-        picture of one; or what `segment` returned.
+        image of one; or what `segment` returned.
       steps: calls of the network; None is the config's.
-      num_samples: pictures of the mask, which differ by the noise on it.
-      seed: the same seed gives the same pictures.
+      num_samples: images of the mask, which differ by the noise on it.
+      seed: the same seed gives the same images.
       perturbation: half the width of that noise, in levels of 0..255; None is
-        what the model was trained with. Less makes pictures dull, more glaring
+        what the model was trained with. Less makes images dull, more glaring
         (SemFlow, section 3.4); with 0 all samples are equal.
       values: 'classes' 1..C, or the data set's own 'ids'. None: 'ids' of files
-        and PIL pictures, which `predict` writes so too, 'classes' of arrays.
+        and PIL images, which `predict` writes so too, 'classes' of arrays.
       callback: as in `segment`; x and its estimate are latents.
 
     Raises:
       ValueError: a mask that cannot be read or holds other numbers, a model
-        that makes no pictures, or an argument out of range.
+        that makes no images, or an argument out of range.
     """
     _check_samples(num_samples)
     return self._synthesizer.draw(
@@ -241,20 +241,20 @@ class Pipeline:
     )
 
   def _draw(self, image, key, sample_fn, num_samples, task) -> results.Drawn:
-    """The answer for a picture or a tile."""
+    """The answer for an image or a tile."""
     batch, meta = self._batch(image)
     raw = jax.device_get(sample_fn(self.params, batch, key[None]))
 
     def read(i):
       one = jax.tree.map(lambda leaf: leaf[i], raw)
       return task.segments(
-        task.refine(self.experiment.model.read_out(one, meta))
+        task.refine(self.experiment.model.postprocess(one, meta))
       )
 
     return results.agreed([read(i) for i in range(num_samples)])
 
   def _stitch(self, image, key, draw, windows) -> results.Drawn:
-    """The same of a picture, from its windows."""
+    """The same of an image, from its windows."""
     task = copy.copy(self.experiment.task)
     task.min_pixels = 0  # a small part may belong to a large segment
     stitcher = tiling.Stitcher(image.shape[:2], self.categories)
@@ -284,7 +284,7 @@ class Pipeline:
     progress: bool = True,
     **kwargs,
   ) -> pathlib.Path:
-    """Pictures and folders of pictures -> files; see data/writers for formats.
+    """Images and folders of images -> files; see data/writers for formats.
 
     Args:
       inputs: files and folders.
@@ -294,8 +294,8 @@ class Pipeline:
       formats: of FORMATS.
       palette: of overlays and 'palette'; None for the categories' own colours.
       values: of 'labels': the data set's own 'ids', or 'classes' 1..C.
-      seed: None for the config's; a picture's mask does not depend on the
-        other pictures.
+      seed: None for the config's; an image's mask does not depend on the
+        other images.
       progress: shows a bar on a terminal, plain lines elsewhere.
       **kwargs: as in `segment`: steps, td, tile, overlap, num_samples.
 
@@ -310,7 +310,7 @@ class Pipeline:
     writer = results.Output(folder, self.categories, formats, palette, values)
     with (
       writer,
-      log.Progress(len(paths), unit='picture', enabled=progress) as bar,
+      log.Progress(len(paths), unit='image', enabled=progress) as bar,
     ):
       for path, name, number in zip(paths, names, numbers, strict=True):
         try:
@@ -323,7 +323,7 @@ class Pipeline:
     return folder
 
   def _batch(self, image):
-    """One picture -> the device's inputs and its meta."""
+    """One image -> the device's inputs and its meta."""
     example = {
       'image': image,
       'ids': np.zeros(image.shape[:2], np.int32),
@@ -340,12 +340,12 @@ def _check_samples(num_samples):
 
 
 def _key(seed: int):
-  """The key of a picture."""
+  """The key of an image."""
   return jax.random.split(jax.random.key(seed), 1)[0]
 
 
 def as_rgb(image: Any) -> np.ndarray:
-  """A path, a PIL picture or an array -> uint8 [h, w, 3].
+  """A path, a PIL image or an array -> uint8 [h, w, 3].
 
   Raises:
     ValueError: a file that cannot be read, or an array that is no 8-bit RGB.
@@ -358,7 +358,7 @@ def as_rgb(image: Any) -> np.ndarray:
   if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
     raise ValueError(
       f'image is {array.dtype} {array.shape}; give uint8 [h, w, 3] RGB, a path '
-      'or a PIL picture.'
+      'or a PIL image.'
     )
   if not array.size:
     raise ValueError(f'image {array.shape} has no pixels.')

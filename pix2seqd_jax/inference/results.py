@@ -1,4 +1,4 @@
-"""What a picture's segments can be asked for, and how they are written."""
+"""What an image's segments can be asked for, and how they are written."""
 
 import dataclasses
 import os
@@ -14,12 +14,12 @@ from pix2seqd_jax.inference import agreement as agreement_lib
 from pix2seqd_jax.types import Category, Segment
 from pix2seqd_jax.visualize import overlays, palettes
 
-# What `predict` writes: the writers' formats, and pictures to look at.
+# What `predict` writes: the writers' formats, and images to look at.
 FORMATS = (*writers.FORMATS, 'overlay')
 
 
 class Drawn(NamedTuple):
-  """The answer for a picture or a tile."""
+  """The answer for an image or a tile."""
 
   ids: np.ndarray
   segments: tuple[Segment, ...]
@@ -29,14 +29,14 @@ class Drawn(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PanopticResult:
-  """A picture's segments.
+  """An image's segments.
 
   Attributes:
-    image: uint8 [h, w, 3], the picture as it was read.
+    image: uint8 [h, w, 3], the image as it was read.
     segmentation: int32 [h, w]; 0 = void, else an id of `segments_info`.
     segments: the same as `segments_info`, typed.
     categories: the classes.
-    agreement: float32 [h, w], where there were several samples: the share of
+    agreement: float32 [h, w], where there were several samples: the fraction of
       them that agree with this one; see agreement.consensus.
     entropy: float32 [h, w], in nats, likewise: of what the samples say there;
       see agreement.entropy.
@@ -59,8 +59,8 @@ class PanopticResult:
     infos = [
       {
         'id': segment.id,
-        'label_id': self.categories[segment.category - 1].id,
-        'label': self.categories[segment.category - 1].name,
+        'label_id': self.categories[segment.class_id - 1].id,
+        'label': self.categories[segment.class_id - 1].name,
         'score': segment.score,
         'area': areas[segment.id],
       }
@@ -73,10 +73,10 @@ class PanopticResult:
     return infos
 
   def overlay(self, **kwargs) -> np.ndarray:
-    """The picture under its coloured segments; see visualize.overlay."""
+    """The image under its coloured segments; see visualize.overlay."""
     return overlays.overlay(self.image, *self._map, **kwargs)
 
-  def agreement_picture(self, **kwargs) -> np.ndarray:
+  def agreement_image(self, **kwargs) -> np.ndarray:
     """The overlay beside the agreement of the samples, uint8 [h', w', 3].
 
     Raises:
@@ -84,8 +84,8 @@ class PanopticResult:
     """
     if self.agreement is None:
       raise ValueError('one sample has no agreement; segment with num_samples.')
-    pictures = self.overlay(**kwargs), overlays.heat(self.agreement)
-    return overlays.grid(pictures, 2, ('chosen sample', 'agreement'))
+    images = self.overlay(**kwargs), overlays.heat(self.agreement)
+    return overlays.grid(images, 2, ('chosen sample', 'agreement'))
 
   def semantic(self, values: str = 'classes') -> np.ndarray:
     """The class of each pixel, uint8 or uint16 [h, w]: 'classes' 1..C, or the
@@ -93,7 +93,7 @@ class PanopticResult:
     return label_maps.label_map(*self._map, values)
 
   def palette_image(self, palette: str | None = None) -> Any:
-    """A PIL picture of class numbers with the colours of a palette."""
+    """A PIL image of class numbers with the colours of a palette."""
     colors = palettes.colors(self.categories, palette)
     return label_maps.palette_image(*self._map, colors)
 
@@ -105,7 +105,7 @@ class PanopticResult:
   def save(
     self,
     folder: str | os.PathLike,
-    name: str = 'picture.png',
+    name: str = 'image.png',
     formats: Sequence[str] = ('panoptic', 'overlay'),
     *,
     palette: str | None = None,
@@ -151,7 +151,7 @@ class Output:
     self.close = self.writer.close
 
   def add(self, name, result, image_id=None):
-    """Writes a PanopticResult under the name of its picture."""
+    """Writes a PanopticResult under the name of its image."""
     written = self.writer.add(
       name, result.segmentation, result.segments, image_id
     )
@@ -174,8 +174,8 @@ def agreed(samples) -> Drawn:
   """The (ids, segments) that agrees best with the others, and how far."""
   if len(samples) == 1:
     return Drawn(*samples[0])
-  index, share = agreement_lib.consensus(samples)
-  return Drawn(*samples[index], share, agreement_lib.entropy(samples, index))
+  index, fraction = agreement_lib.consensus(samples)
+  return Drawn(*samples[index], fraction, agreement_lib.entropy(samples, index))
 
 
 def numbers(names: Sequence[str]) -> list[int | None]:
@@ -189,7 +189,7 @@ def numbers(names: Sequence[str]) -> list[int | None]:
 
 
 def unique(names: Sequence[str]) -> list[str]:
-  """x.jpg, x.jpg -> x.jpg, x_2.jpg: pictures of two folders."""
+  """x.jpg, x.jpg -> x.jpg, x_2.jpg: images of two folders."""
   found: list[str] = []
   for name in names:
     path, count = pathlib.PurePath(name), 2

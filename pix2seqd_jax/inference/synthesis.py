@@ -1,6 +1,6 @@
-"""Masks -> pictures: what Pipeline.synthesize does.
+"""Masks -> images: what Pipeline.synthesize does.
 
-The way back of a flow between pictures and masks (SemFlow, Wang et al. 2024,
+The way back of a flow between images and masks (SemFlow, Wang et al. 2024,
 https://arxiv.org/abs/2405.20282, section 3.4): the same network, the same
 times in the other order.
 """
@@ -40,7 +40,7 @@ class SynthesisResult:
   categories: tuple[Category, ...]
 
   def panel(self, columns: int = 4) -> np.ndarray:
-    """The mask and all pictures side by side, with a legend; uint8."""
+    """The mask and all images side by side, with a legend; uint8."""
     painted = overlays.paint(*as_map(self.mask), self.categories)
     captions = ['mask']
     captions += [f'sample {i}' for i in range(1, len(self.images) + 1)]
@@ -52,7 +52,7 @@ class SynthesisResult:
     return overlays.with_legend(strip, [as_map(self.mask)], self.categories)
 
   def resized(self) -> 'SynthesisResult':
-    """The same with pictures of the mask's own size, by bicubic weights."""
+    """The same with images of the mask's own size, by bicubic weights."""
     h, w = self.mask.shape
     images = tuple(
       np.asarray(Image.fromarray(one).resize((w, h), Image.Resampling.BICUBIC))
@@ -61,7 +61,7 @@ class SynthesisResult:
     return dataclasses.replace(self, images=images)
 
   def save(
-    self, folder: str | os.PathLike, name: str = 'picture.png'
+    self, folder: str | os.PathLike, name: str = 'image.png'
   ) -> list[pathlib.Path]:
     """Writes STEM.png, or STEM_1.png, STEM_2.png, ... of several samples.
 
@@ -79,7 +79,7 @@ class SynthesisResult:
 
 
 class Synthesizer:
-  """A trained model that makes pictures of masks.
+  """A trained model that makes images of masks.
 
   Args:
     experiment: the parts, from a work directory's config.
@@ -104,7 +104,7 @@ class Synthesizer:
     """A mask that `read` has read -> (the device's inputs, its meta).
 
     Raises:
-      ValueError: a model that makes no pictures, or a perturbation with which
+      ValueError: a model that makes no images, or a perturbation with which
         masks would not be what they are.
     """
     ids, segments = as_map(mask)
@@ -131,7 +131,7 @@ class Synthesizer:
       return
     name = self.experiment.config['model']['name']
     raise ValueError(
-      f'a model {name!r} makes no pictures of masks; use one that leads from '
+      f'a model {name!r} makes no images of masks; use one that leads from '
       "each to the other (model.name='semflow')."
     )
 
@@ -145,13 +145,13 @@ class Synthesizer:
     perturbation: float | int | None = None,
     callback: Callable | None = None,
   ) -> SynthesisResult:
-    """The pictures; see Pipeline.synthesize."""
+    """The images; see Pipeline.synthesize."""
     batch, meta = self.batch(mask, perturbation)
     told = {'callback': callback} if callback else {}
     sample_fn = self.experiment.sample_fn(steps, None, num_samples, **told)
     raw = jax.device_get(sample_fn(self.params, batch, key[None]))
     images = [
-      self.experiment.model.read_out(
+      self.experiment.model.postprocess(
         jax.tree.map(lambda leaf, i=i: leaf[i], raw), meta
       ).image
       for i in range(num_samples)
@@ -196,11 +196,11 @@ def read_mask(
   """A mask in any form -> classes int32 [h, w], 0 = void.
 
   Args:
-    mask: a path of a label map (one channel, without loss), a PIL picture,
+    mask: a path of a label map (one channel, without loss), a PIL image,
       integers [h, w], or a result of Pipeline.segment.
     categories: class c is `categories[c - 1]`.
     values: 'classes', 0 for void and 1..C; or 'ids', the data set's own
-      numbers. None: 'ids' of files and pictures, as data sets and
+      numbers. None: 'ids' of files and images, as data sets and
       Pipeline.predict write them, 'classes' of arrays.
     numbers: gives {the data set's own number: class, 0 = void}; None: those of
       label_maps.label_values.
@@ -212,13 +212,13 @@ def read_mask(
   if hasattr(mask, 'segmentation'):
     _check_result(mask, categories)
     return mask.semantic('classes').astype(np.int32)
-  is_picture = isinstance(mask, str | os.PathLike) or hasattr(mask, 'getbands')
-  values = values or ('ids' if is_picture else 'classes')
+  is_image = isinstance(mask, str | os.PathLike) or hasattr(mask, 'getbands')
+  values = values or ('ids' if is_image else 'classes')
   if isinstance(mask, str | os.PathLike):
     mask = label_maps.read(mask)
   if hasattr(mask, 'getbands') and len(mask.getbands()) > 1:
     raise ValueError(
-      f'mask is a picture of mode {mask.mode}; give a label map: one number, '
+      f'mask is an image of mode {mask.mode}; give a label map: one number, '
       'the class, for each pixel.'
     )
   found = np.asarray(mask)

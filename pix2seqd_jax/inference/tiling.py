@@ -1,4 +1,4 @@
-"""Large pictures in overlapping tiles: the windows, and ids stitched together.
+"""Large images in overlapping tiles: the windows, and ids stitched together.
 
 Where two neighbouring tiles overlap, things of one class whose parts there
 have an IoU above `threshold` are one thing (union-find over all tiles); stuff
@@ -34,17 +34,17 @@ def windows(
   tile: int | tuple[int, int],
   overlap: int | tuple[int, int] | None = None,
 ) -> list[Window]:
-  """Tiles that cover a picture, evenly spread, row by row.
+  """Tiles that cover an image, evenly spread, row by row.
 
   Args:
-    size: (height, width) of the picture.
-    tile: a side, or (height, width); a side of the picture that is no longer
+    size: (height, width) of the image.
+    tile: a side, or (height, width); a side of the image that is no longer
       is one tile.
     overlap: of neighbours, at least; None is a quarter of the tile.
 
   Raises:
     ValueError: a side below 2, or an overlap outside 1..side - 1 where the
-      picture is longer than the side.
+      image is longer than the side.
   """
   tile = _pair('tile', tile)
   quarter = tuple(max(1, side // 4) for side in tile)
@@ -92,9 +92,9 @@ def _spans(length, tile, overlap):
 
 
 class Stitcher:
-  """Collects the tiles of one picture, row by row; `finish` gives its map.
+  """Collects the tiles of one image, row by row; `finish` gives its map.
 
-  Holds the map of the picture and those of two rows of tiles.
+  Holds the map of the image and those of two rows of tiles.
 
   Args:
     size: (height, width).
@@ -150,7 +150,7 @@ class Stitcher:
   def finish(
     self, min_pixels: int = 0
   ) -> tuple[np.ndarray, tuple[types.Segment, ...]]:
-    """The map of the picture, ids 1, 2, ... by class.
+    """The map of the image, ids 1, 2, ... by class.
 
     Args:
       min_pixels: segments with fewer, once stitched, become void.
@@ -172,7 +172,7 @@ class Stitcher:
       for root in np.unique(roots).tolist()
       if root and totals[root] >= max(1, min_pixels)
     ]
-    shown.sort(key=lambda root: (self._segments[root].category, root))
+    shown.sort(key=lambda root: (self._segments[root].class_id, root))
     names = np.zeros(len(totals), np.int32)
     names[shown] = np.arange(1, len(shown) + 1)
     segments = tuple(
@@ -207,7 +207,7 @@ class Stitcher:
 
   def _kind(self, number):
     segment = self._segments[number]
-    return segment.category, segment.is_crowd
+    return segment.class_id, segment.is_crowd
 
   def _merge_stuff(self):
     first: dict = {}
@@ -228,7 +228,7 @@ class Stitcher:
 
 
 def _inside(part, box):
-  """A part of the picture in the coordinates of a box."""
+  """A part of the image in the coordinates of a box."""
   return tuple(
     slice(p.start - b.start, p.stop - b.start) for p, b in zip(part, box)
   )

@@ -1,4 +1,4 @@
-"""Mergeable metric states. Importing the room registers them all."""
+"""Mergeable metric states. Importing the package registers them all."""
 
 from pix2seqd_jax.metrics import (
   collection,
@@ -13,9 +13,9 @@ from pix2seqd_jax.metrics import (
 __all__ = [
   'collection',
   'fid',
+  'image_error',
   'lpips',
   'mean_iou',
   'panoptic_quality',
-  'image_error',
   'wire',
 ]

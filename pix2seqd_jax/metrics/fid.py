@@ -1,4 +1,4 @@
-"""Fréchet distance of two sets of pictures, by features of a network.
+"""Fréchet distance of two sets of images, by features of a network.
 
 Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule Converge to a
 Local Nash Equilibrium", https://arxiv.org/abs/1706.08500, equation 6.
@@ -21,12 +21,12 @@ _CHUNK = 1024
 class FID(NamedTuple):
   """The features of both sets, as they came; the distance is taken at the end.
 
-  `made` and `real` are float32 arrays [n, d], one for each time that pictures
+  `made` and `real` are float32 arrays [n, d], one for each time that images
   were added. Features are kept because a covariance is larger: 2048 features
-  of 5,000 pictures are 41 MB, and each merge of covariances would touch 34 MB.
+  of 5,000 images are 41 MB, and each merge of covariances would touch 34 MB.
 
   Attributes:
-    made: features of the pictures that are judged.
+    made: features of the images that are judged.
     real: of those that they are to look like.
     network: whose features: 'inception' is FID as papers report it.
   """
@@ -39,7 +39,7 @@ class FID(NamedTuple):
 
   @classmethod
   def empty(cls, network: str = 'inception') -> 'FID':
-    """The state of no picture, neutral in `merge`."""
+    """The state of no image, neutral in `merge`."""
     return cls((), (), network)
 
   @classmethod
@@ -49,7 +49,7 @@ class FID(NamedTuple):
     real: Float[np.ndarray, 'm d'],
     network: str = 'inception',
   ) -> 'FID':
-    """The state of some pictures; raises ValueError for two widths."""
+    """The state of some images; raises ValueError for two widths."""
     if made.ndim != 2 or real.ndim != 2 or made.shape[1] != real.shape[1]:
       raise ValueError(
         f'features are {made.shape} and {real.shape}, but must be [n, d] and '
@@ -60,7 +60,7 @@ class FID(NamedTuple):
     return cls(made, real, network)
 
   def merge(self, other: 'FID') -> 'FID':
-    """The pictures of both; raises ValueError for features of two networks."""
+    """The images of both; raises ValueError for features of two networks."""
     if self.network != other.network:
       raise ValueError(
         f'features of {self.network!r} and of {other.network!r} do not merge; '
@@ -72,9 +72,9 @@ class FID(NamedTuple):
   def compute(self, per_class: bool = True) -> dict[str, float]:
     """'fid', and 'fid_is_inception': 1, or 0 for any other network.
 
-    Covariances are divided by n - 1; of a single picture it counts as 0. With
-    fewer pictures than features the distance is biased upwards, the more the
-    fewer there are: compare equal numbers only. Without pictures on either
+    Covariances are divided by n - 1; of a single image it counts as 0. With
+    fewer images than features the distance is biased upwards, the more the
+    fewer there are: compare equal numbers only. Without images on either
     side it is 0.
     """
     del per_class  # there are no classes
@@ -111,11 +111,11 @@ def frechet_distance(
 
   With S_i = A_i^T A_i the last trace is the sum of the singular values of
   A_1 A_2^T. That needs no root of a matrix, so that singular covariances (fewer
-  pictures than features) cost neither accuracy nor an added epsilon. Beyond the
+  images than features) cost neither accuracy nor an added epsilon. Beyond the
   features it needs about six matrices [d, d].
 
   Args:
-    made: features of pictures, a row each.
+    made: features of images, a row each.
     real: of others.
 
   Returns:

@@ -1,4 +1,4 @@
-"""LPIPS of made pictures: to the true ones, and among samples of one mask.
+"""LPIPS of made images: to the true ones, and among samples of one mask.
 
 Distances are LPIPS' (https://arxiv.org/abs/1801.03924); of pairs of samples
 they measure diversity (https://arxiv.org/abs/1711.11586, section 4). SemFlow
@@ -17,7 +17,7 @@ from pix2seqd_jax.registry import METRICS
 class LPIPS(NamedTuple):
   """Sums over masks, float64 [4]: number and sum of distances, twice.
 
-  First those of a sample to the true picture, then those among samples.
+  First those of a sample to the true image, then those among samples.
 
   Attributes:
     sums: see above.
@@ -31,7 +31,7 @@ class LPIPS(NamedTuple):
 
   @classmethod
   def empty(cls, is_trained: bool = True) -> 'LPIPS':
-    """The state of no picture, neutral in `merge`."""
+    """The state of no image, neutral in `merge`."""
     return cls(np.zeros(4), is_trained)
 
   @classmethod
@@ -44,7 +44,7 @@ class LPIPS(NamedTuple):
     """The state of one mask.
 
     Args:
-      pairwise: of a sample to the true picture.
+      pairwise: of a sample to the true image.
       diversity: the mean over all pairs of samples; None where there is one
         sample.
       is_trained: of the network.

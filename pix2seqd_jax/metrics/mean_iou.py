@@ -25,7 +25,7 @@ class MeanIoU(NamedTuple):
 
   @classmethod
   def empty(cls, categories: Sequence[types.Category]) -> 'MeanIoU':
-    """The state of no picture, neutral in `merge`."""
+    """The state of no image, neutral in `merge`."""
     n = len(categories) + 1
     return cls(np.zeros((n, n), np.int64), tuple(categories))
 
@@ -36,7 +36,7 @@ class MeanIoU(NamedTuple):
     pred: Integer[np.ndarray, 'h2 w2'],
     categories: Sequence[types.Category],
   ) -> 'MeanIoU':
-    """The state of one picture, from two maps of class numbers.
+    """The state of one image, from two maps of class numbers.
 
     Raises ValueError for maps of two shapes or classes outside 0..num_classes.
     """
@@ -109,10 +109,10 @@ class MeanIoU(NamedTuple):
 
 @METRICS.register('resegmentation')
 class Resegmentation(MeanIoU):
-  """MeanIoU of a segmentation of pictures that were made from the truth.
+  """MeanIoU of a segmentation of images that were made from the truth.
 
   Its scores have names of their own: a run that is also asked to segment the
-  true pictures has both.
+  true images has both.
   """
 
   __slots__ = ()

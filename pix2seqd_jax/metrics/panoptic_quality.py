@@ -25,7 +25,7 @@ _COUNTS = ('tp', 'fp', 'fn', 'iou')
 
 @METRICS.register('panoptic_quality')
 class PanopticQuality(NamedTuple):
-  """Counts of each class; they add up over pictures and over processes.
+  """Counts of each class; they add up over images and over processes.
 
   `tp`, `fp`, `fn` are int64 [num_classes], `iou` float64 [num_classes], the
   sum of the IoU of the true positives. Row c - 1 is class c. `categories` is
@@ -40,7 +40,7 @@ class PanopticQuality(NamedTuple):
 
   @classmethod
   def empty(cls, categories: Sequence[types.Category]) -> 'PanopticQuality':
-    """The state of no picture, neutral in `merge`."""
+    """The state of no image, neutral in `merge`."""
     zeros = np.zeros(len(categories), np.int64)
     return cls(zeros, zeros, zeros, zeros.astype(np.float64), tuple(categories))
 
@@ -56,7 +56,7 @@ class PanopticQuality(NamedTuple):
     truth_areas: Mapping[int, int] | None = None,
     class_agnostic: bool = False,
   ) -> 'PanopticQuality':
-    """The state of one picture.
+    """The state of one image.
 
     A predicted and a true segment of one class match when IoU > 0.5, where
     the union leaves out predicted pixels on void of the truth. A crowd is
@@ -87,8 +87,8 @@ class PanopticQuality(NamedTuple):
         f'{pred_ids.shape}; read the prediction out at the original size.'
       )
     if class_agnostic:
-      truth_segments = [s._replace(category=1) for s in truth_segments]
-      pred_segments = [s._replace(category=1) for s in pred_segments]
+      truth_segments = [s._replace(class_id=1) for s in truth_segments]
+      pred_segments = [s._replace(class_id=1) for s in pred_segments]
       categories = ANY
     num_classes = len(categories)
     truth = _Table.of(truth_segments, num_classes, 'truth')
@@ -169,7 +169,7 @@ class _Table(NamedTuple):
   @classmethod
   def of(cls, segments, num_classes: int, side: str) -> '_Table':
     names = [s.id for s in segments]
-    categories = np.array([s.category for s in segments], np.int64)
+    categories = np.array([s.class_id for s in segments], np.int64)
     bad = (categories < 1) | (categories > num_classes)
     if bad.any():
       raise ValueError(
@@ -252,7 +252,7 @@ def _check_used(ids, areas) -> None:
 
 
 def _count(overlap, areas, truth: _Table, pred: _Table, num_classes: int):
-  """tp, fp, fn, iou of one picture, [num_classes] each."""
+  """tp, fp, fn, iou of one image, [num_classes] each."""
   on_void = overlap[0, 1:]
   pred_areas = overlap.sum(axis=0)[1:]
   i, j = np.nonzero(overlap[1:, 1:])

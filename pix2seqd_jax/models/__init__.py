@@ -1,4 +1,4 @@
-"""One file, one paper. Importing the room registers every model."""
+"""One file, one paper. Importing the package registers every model."""
 
 from pix2seqd_jax.models import image_autoencoder as image_autoencoder
 from pix2seqd_jax.models import ldmseg as ldmseg

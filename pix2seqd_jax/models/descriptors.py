@@ -1,4 +1,4 @@
-"""What LDMSeg's UNet may attend to beside the picture's latent.
+"""What LDMSeg's UNet may attend to beside the image's latent.
 
 Cross-attention of Stable Diffusion is kept for it (table 7 of the paper; the
 release removes it). Each has
@@ -86,7 +86,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class ClipImage:
-  """CLIP's states of the picture, by a trained linear layer to `features`.
+  """CLIP's states of the image, by a trained linear layer to `features`.
 
   Attributes:
     network: keyword arguments of architectures.clip_image.CLIPImage.

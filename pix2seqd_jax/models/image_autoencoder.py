@@ -1,4 +1,4 @@
-"""A small autoencoder of pictures: LDMSeg without anybody's weights.
+"""A small autoencoder of images: LDMSeg without anybody's weights.
 
 Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion
 Models", https://arxiv.org/abs/2112.10752, section 3.1 and appendix G: a
@@ -6,7 +6,7 @@ variational autoencoder whose divergence hardly counts. Theirs is also trained
 against a discriminator; this one is not, which blurs what it cannot know. The
 network and the names of its parameters are Stable Diffusion's, so that its
 weights start a run (config.init_from) or take its place. SemFlow's masks are
-pictures too: with `masks` it learns to bring back both.
+images too: with `masks` it learns to bring back both.
 """
 
 import dataclasses
@@ -52,17 +52,17 @@ class ImageAutoencoder:
 
   Attributes:
     num_classes: without void; of masks.
-    max_instances: unused.
+    num_ids: unused.
     mask_size: as image_size where there are masks; else unused.
-    image_size: (h, w) of the padded picture; divisible by the network's factor.
+    image_size: (h, w) of the padded image; divisible by the network's factor.
     network: keyword arguments of sd_vae.SDVAE.
     loss: 'l1' or 'l2' of values in [-1, 1].
     kl_weight: of the latents' divergence from normal ones, in nats for each
-      value of the picture: the paper's 1e-6, whose loss is a sum over values.
+      value of the image: the paper's 1e-6, whose loss is a sum over values.
     lpips_weight: of LPIPS (0: there is none). Its weights are
       params['frozen']['lpips'], drawn at random unless config.init_from brings
       trained ones.
-    masks: empty, or what to put in the place of the first pictures of a batch
+    masks: empty, or what to put in the place of the first images of a batch
       in training: painted label maps, `share` of the batch, in the colours of
       `anchors` (levels, spacing), moved at random by at most `perturbation`
       levels of 0 .. 255 (default 0); as SemFlow has them.
@@ -70,7 +70,7 @@ class ImageAutoencoder:
   """
 
   num_classes: int
-  max_instances: int
+  num_ids: int
   image_size: tuple[int, int]
   mask_size: tuple[int, int]
   network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -96,7 +96,7 @@ class ImageAutoencoder:
     if any(side % factor for side in self.image_size):
       raise ValueError(
         f'data.image_size={self.image_size} must be divisible by {factor}, '
-        'the pixels of a picture along one side of a latent (model.network).'
+        'the pixels of an image along one side of a latent (model.network).'
       )
     if tuple(self.net.parts) != sd_vae.PARTS:
       raise ValueError(
@@ -119,16 +119,16 @@ class ImageAutoencoder:
       self.masks.get('anchors', {}),
       skip=('num_classes',),
     )
-    share = self.masks.get('share', 0)
-    if not 0 < share <= 1:
+    fraction = self.masks.get('share', 0)
+    if not 0 < fraction <= 1:
       raise ValueError(
-        f'model.masks.share={share} must be above 0, at most 1; empty '
-        'model.masks trains on pictures alone.'
+        f'model.masks.share={fraction} must be above 0, at most 1; empty '
+        'model.masks trains on images alone.'
       )
     if tuple(self.mask_size) != tuple(self.image_size):
       raise ValueError(
         f'data.mask_size={self.mask_size} must be data.image_size='
-        f'{self.image_size}: with model.masks they are encoded as pictures.'
+        f'{self.image_size}: with model.masks they are encoded as images.'
       )
     width = self.masks.get('perturbation', 0)
     if not 0 <= width < self.palette.spacing / 2:
@@ -163,7 +163,7 @@ class ImageAutoencoder:
     }
 
   def encode(self, variables, images):
-    """`pictures` -> the posterior of their latents."""
+    """`images` -> the posterior of their latents."""
     return self.net.apply(variables, images, method='encode')
 
   def loss_fn(self, params, batch, rng):
@@ -176,12 +176,12 @@ class ImageAutoencoder:
     return self.loss_at(params, batch, jax.random.normal(rng, shape))
 
   def with_masks(self, batch, rng):
-    """The batch with painted masks in the place of its first pictures."""
-    share, examples = self.masks['share'], len(batch['image'])
-    count = int(share * examples)
+    """The batch with painted masks in the place of its first images."""
+    fraction, examples = self.masks['share'], len(batch['image'])
+    count = int(fraction * examples)
     if not count:
       raise ValueError(
-        f'model.masks.share={share} of {examples} examples is no mask; raise '
+        f'model.masks.share={fraction} of {examples} examples is no mask; raise '
         'it, or data.batch_size / optimizer.accumulate.'
       )
     colors = batch.get('colors')  # painted on the host
@@ -193,7 +193,9 @@ class ImageAutoencoder:
     painted = anchors.signed(colors[:count]) + moves
     kept = {k: batch[k][count:] for k in ('image', 'valid')}
     return batch | {
-      'image': jnp.concatenate([(painted + 1) / 2, (signed_images(kept) + 1) / 2]),
+      'image': jnp.concatenate(
+        [(painted + 1) / 2, (signed_images(kept) + 1) / 2]
+      ),
       'valid': jnp.concatenate(
         [jnp.ones(shape[:-1], bool), jnp.asarray(kept['valid'])]
       ),
@@ -202,7 +204,7 @@ class ImageAutoencoder:
   def loss_at(self, params, batch, noise):
     """The loss at given noise of the latents [b, h, w, c].
 
-    Errors are means over what is no padding, of each picture by itself.
+    Errors are means over what is no padding, of each image by itself.
     """
     variables = {'params': params['net']['autoencoder']}
     images, valid = signed_images(batch), batch['valid'][..., None]
@@ -228,13 +230,13 @@ class ImageAutoencoder:
       loss += self.lpips_weight * scalars['lpips']
     return loss, Aux(scalars=scalars, stats={})
 
-  # Evaluation: what comes back of a picture.
+  # Evaluation: what comes back of an image.
 
   def sample(
-    self, params, batch, keys, *, grid, stepper, num_samples=1, **options
+    self, params, batch, keys, *, timesteps, sampler, num_samples=1, **options
   ):
-    """The mean latents of the pictures, unscaled; nothing is random in it."""
-    del keys, grid, stepper, options
+    """The mean latents of the images, unscaled; nothing is random in it."""
+    del keys, timesteps, sampler, options
     variables = {'params': params['net']['autoencoder']}
     mean = self.encode(variables, signed_images(batch)).mean
     return jnp.repeat(mean, num_samples, axis=0)
@@ -245,8 +247,8 @@ class ImageAutoencoder:
     made = self.net.apply(variables, x_0, method='decode')
     return {'image': jnp.clip((made + 1) / 2, 0, 1)}
 
-  def read_out(self, raw, meta):
-    """The picture, uint8, at the size at which the network saw it, unpadded.
+  def postprocess(self, raw, meta):
+    """The image, uint8, at the size at which the network saw it, unpadded.
 
     Nothing is segmented: all is void.
     """

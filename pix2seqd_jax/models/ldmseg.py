@@ -3,7 +3,7 @@
 Van Gansbeke & De Brabandere 2024, "A Simple Latent Diffusion Approach for
 Panoptic Segmentation and Mask Inpainting", https://arxiv.org/abs/2401.10227,
 section 3.3. x_0 is the latent of a mask of random ids, x_1 is noise, and
-beside x_t the UNet sees the latent of the picture and its last estimate of
+beside x_t the UNet sees the latent of the image and its last estimate of
 x_0. Both autoencoders are frozen. Segments have no classes, unless a head that
 was trained apart (mask_classifier) names them.
 """
@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from pix2seqd_jax import checking
 from pix2seqd_jax.architectures import sd_unet, sd_vae
-from pix2seqd_jax.diffusion import (inpainting as inpainting_lib, loss_weights, noise, schedules, time_sampling)
+from pix2seqd_jax.diffusion import inpainting as inpainting_lib
+from pix2seqd_jax.diffusion import loss_weights, noise, schedules, time_sampling
 from pix2seqd_jax.diffusion import process as process_lib
 from pix2seqd_jax.encoding import cells
 from pix2seqd_jax.models import descriptors
@@ -43,7 +44,7 @@ _UNET_SET = (
   *('dtype', 'remat', 'parent', 'name'),
 )
 _IMAGE_SET = ('parts', 'out_channels', 'dtype', 'parent', 'name')
-_MASK_SET = ('num_classes', 'max_instances', 'image_size', 'mask_size', 'dtype')
+_MASK_SET = ('num_classes', 'num_ids', 'image_size', 'mask_size', 'dtype')
 _CLASSIFIER_SET = (*_MASK_SET, 'image_autoencoder', 'mask_autoencoder')
 # Steps of Stable Diffusion's clock, which all of its UNets were trained with.
 _CLOCK = schedules.NUM_TABULATED
@@ -57,13 +58,13 @@ class LDMSeg(model_lib.DiffusionModel):
   """The latent model; `mask_autoencoder` is stage 1.
 
   Parameters: net/unet (and net/descriptor), frozen/image (the encoder of
-  pictures), frozen/mask (stage 1), frozen/clip with a descriptor,
+  images), frozen/mask (stage 1), frozen/clip with a descriptor,
   frozen/classifier with a classifier.
 
   Attributes:
     num_classes: without void; only `classifier` knows them.
-    max_instances: ids are 0..max_instances - 1, void (0) included.
-    image_size: (h, w) of the padded picture.
+    num_ids: ids are 0..num_ids - 1, void (0) included.
+    image_size: (h, w) of the padded image.
     mask_size: (h, w) of the masks that are encoded and decoded.
     unet: keyword arguments of architectures.sd_unet.SDUNet.
     image_autoencoder: of architectures.sd_vae.SDVAE, whose encoder is used.
@@ -74,17 +75,17 @@ class LDMSeg(model_lib.DiffusionModel):
     loss_mask: 'ignore' leaves the places of void out (they still count in the
       mean), 'counts' weighs each segment by 1 / its area, 'none' neither.
     loss_kind: 'l2', 'l1' or 'smooth_l1' of the error of the prediction.
-    image_scale: latents of pictures are multiplied by it.
+    image_scale: latents of images are multiplied by it.
     latent_scale: those of masks; 0.18215 in the release, 0.2 in its defaults.
       The inverse of their deviation (1 / 4.2) makes the noise as strong as the
       schedule says.
-    self_condition_rate: the share of examples that are told a first estimate
+    self_condition_rate: the fraction of examples that are told a first estimate
       in training. The release tells all of them.
     descriptor: what the UNet attends to: 'none' (no cross-attention), 'text'
       or 'clip_image'; see models.descriptors.
     descriptor_args: keyword arguments of the descriptor's network.
     given_cells: which cells of a latent are given where pixels are, in
-      completion: 'nearest' (the top left pixel of the cell is), 'all' or 'any'.
+      inpainting: 'nearest' (the top left pixel of the cell is), 'all' or 'any'.
     given_fill: what stands where nothing is given while the given mask is
       encoded: 'void', as in the paper, or the id of the 'nearest' given pixel,
       so that cells of which a part is given mean something.
@@ -95,7 +96,7 @@ class LDMSeg(model_lib.DiffusionModel):
   """
 
   num_classes: int
-  max_instances: int
+  num_ids: int
   image_size: tuple[int, int]
   mask_size: tuple[int, int]
   unet: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -169,7 +170,7 @@ class LDMSeg(model_lib.DiffusionModel):
     ]
     if sizes[0] != sizes[1]:
       raise ValueError(
-        f'latents of pictures are {sizes[0]} (data.image_size='
+        f'latents of images are {sizes[0]} (data.image_size='
         f'{self.image_size} over {self.image_net.factor}, by '
         f'model.image_autoencoder) and those of masks {sizes[1]} '
         f'(data.mask_size={self.mask_size} over {self.masks.net.factor}, by '
@@ -194,7 +195,7 @@ class LDMSeg(model_lib.DiffusionModel):
     """Stage 1, with this model's sizes."""
     return MaskAutoencoder(
       self.num_classes,
-      self.max_instances,
+      self.num_ids,
       self.image_size,
       self.mask_size,
       dtype=self.dtype,
@@ -213,7 +214,7 @@ class LDMSeg(model_lib.DiffusionModel):
       return None
     return MaskClassifier(
       self.num_classes,
-      self.max_instances,
+      self.num_ids,
       self.image_size,
       self.mask_size,
       image_autoencoder=self.image_autoencoder,
@@ -280,9 +281,9 @@ class LDMSeg(model_lib.DiffusionModel):
     model = model.get('mask_autoencoder', model)
     if target not in ('frozen', 'frozen/mask') or 'kind' not in model:
       return
-    ids = theirs.get('data', {}).get('max_instances')
+    ids = theirs.get('data', {}).get('num_ids')
     for key, there, here in (
-      ('data.max_instances', ids, self.max_instances),
+      ('data.num_ids', ids, self.num_ids),
       *(
         (f'model.{k}', model.get(k), getattr(self.masks, k))
         for k in ('kind', 'mask_encoding')
@@ -299,7 +300,7 @@ class LDMSeg(model_lib.DiffusionModel):
   # The blanks that the paper fills in.
 
   def encode(self, params, batch, rng, *, train=False):
-    """Picture -> {'map': its scaled latent[, 'context']} (eq. 5)."""
+    """Image -> {'map': its scaled latent[, 'context']} (eq. 5)."""
     latent = batch.get(
       'image_latent'
     )  # cached; see pix2seqd_jax.cli.cache_latents
@@ -330,7 +331,7 @@ class LDMSeg(model_lib.DiffusionModel):
     f = self.masks.net.factor
     places = ids[:, ::f, ::f]  # as PyTorch's nearest: the top left of each cell
     if self.loss_mask == 'counts':
-      weight = loss_weights.area_weight(places, self.max_instances)
+      weight = loss_weights.area_weight(places, self.num_ids)
     else:
       weight = (places > 0).astype(jnp.float32)
     return self._latents(params, ids), weight[..., None]
@@ -338,7 +339,7 @@ class LDMSeg(model_lib.DiffusionModel):
   def denoise(
     self, params, x_t, t, condition, *, previous=None, train=False, rng=None
   ):
-    """Channels: noisy latent, the picture's, [the last estimate of x_0]."""
+    """Channels: noisy latent, the image's, [the last estimate of x_0]."""
     parts = [x_t, condition['map']]
     parts += [] if previous is None else [previous]
     # Whole steps stay whole: float32 has rounded t = (step + 1) / 1000.
@@ -355,14 +356,14 @@ class LDMSeg(model_lib.DiffusionModel):
 
   def loss(self, prediction, x_0, x_1, t, batch):
     """w(t) |error|^p of each element (sec. 3.3)."""
-    wanted = self.process.regression_target(x_0, x_1, t)
-    error = LOSSES[self.loss_kind](prediction.value - wanted)
+    expected = self.process.regression_target(x_0, x_1, t)
+    error = LOSSES[self.loss_kind](prediction.value - expected)
     return (
       error * self.time_weight(self.process.schedule, t)[:, None, None, None]
     )
 
   def known(self, params, batch):
-    """What batch['given'] tells of x_0, or None; see diffusion.completion."""
+    """What batch['given'] tells of x_0, or None; see diffusion.inpainting."""
     given = batch.get('given', {})
     if 'known' not in given:
       return None
@@ -378,7 +379,7 @@ class LDMSeg(model_lib.DiffusionModel):
   # Latents -> segments.
 
   def decode(self, params, x_0, batch):
-    """Latents -> logits of ids [b, H, W, max_instances][, of classes]."""
+    """Latents -> logits of ids [b, H, W, num_ids][, of classes]."""
     frozen = params['frozen']
     raw = {
       'logits': self.masks.logits(
@@ -392,9 +393,9 @@ class LDMSeg(model_lib.DiffusionModel):
       )
     return raw
 
-  def read_out(self, raw, meta):
+  def postprocess(self, raw, meta):
     """Logits -> segments at the original size; of class 1, or named."""
-    found = self.masks.read_out(raw, meta)
+    found = self.masks.postprocess(raw, meta)
     if self.classes:
       found = self.classes.classify(found, raw['classes'], meta)
     return found

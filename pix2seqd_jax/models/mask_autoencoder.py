@@ -2,9 +2,9 @@
 
 Van Gansbeke & De Brabandere 2024, "A Simple Latent Diffusion Approach for
 Panoptic Segmentation and Mask Inpainting", https://arxiv.org/abs/2401.10227,
-section 3.2. Ids of segments, drawn at random for each picture, become channels
+section 3.2. Ids of segments, drawn at random for each image, become channels
 (mask_encoding), a latent of an eighth of the side, and logits of ids. There is
-no class and no picture in it.
+no class and no image in it.
 """
 
 import dataclasses
@@ -36,9 +36,9 @@ class MaskAutoencoder:
 
   Attributes:
     num_classes: unused: there are no classes in it.
-    max_instances: ids are 0..max_instances - 1, void (0) included; as many
+    num_ids: ids are 0..num_ids - 1, void (0) included; as many
       logits a pixel.
-    image_size: (h, w) of the padded picture, whose place the masks take.
+    image_size: (h, w) of the padded image, whose place the masks take.
     mask_size: (h, w) of masks; divisible by the network's factor.
     kind: 'shallow' (the paper's, 2 million parameters) or 'sd_vae' (Stable
       Diffusion's, its first and last layer made anew; table 6).
@@ -48,9 +48,9 @@ class MaskAutoencoder:
     ce_weight, mask_weight, kl_weight: of the softmax cross-entropy, of binary
       cross-entropy and Dice, and of the latents' divergence from normal ones.
     points: keyword arguments of models.mask_losses.PointSampling.
-    max_segments: of a picture that the mask loss looks at; 0: all ids.
-    corruption: p. In training a share of U(0, p) of the cells of a 32 x 32
-      grid is kept of each mask and the rest taken away; 0: nothing is.
+    max_segments: of an image that the mask loss looks at; 0: all ids.
+    corruption: p. In training a fraction of U(0, p) of the cells of a 32 x 32
+      timesteps is kept of each mask and the rest taken away; 0: nothing is.
     corrupt_targets: what is taken away is void to the losses too, as in the
       release; else it is to be guessed.
     thresholds: keyword arguments of encoding.mask_logits.Thresholds.
@@ -58,7 +58,7 @@ class MaskAutoencoder:
   """
 
   num_classes: int
-  max_instances: int
+  num_ids: int
   image_size: tuple[int, int]
   mask_size: tuple[int, int]
   kind: str = 'shallow'
@@ -107,13 +107,13 @@ class MaskAutoencoder:
   @property
   def channels(self) -> mask_channels.MaskChannels:
     """Ids -> the network's input."""
-    return mask_channels.MaskChannels(self.max_instances, self.mask_encoding)
+    return mask_channels.MaskChannels(self.num_ids, self.mask_encoding)
 
   @property
   def net(self):
     return NETWORKS[self.kind](
       in_channels=self.channels.num_channels,
-      out_channels=self.max_instances,
+      out_channels=self.num_ids,
       dtype=jnp.dtype(self.dtype),
       **self.network,
     )
@@ -145,16 +145,16 @@ class MaskAutoencoder:
     return self.net.apply(variables, self.channels.encode(ids), method='encode')
 
   def logits(self, variables, z, scale=1.0):
-    """Latents / scale -> logits [b, H, W, max_instances]."""
+    """Latents / scale -> logits [b, H, W, num_ids]."""
     return self.net.apply(variables, z, scale, method='decode')
 
   def loss_fn(self, params, batch, rng):
     """The training loss of a batch: (scalar, Aux(scalars, stats))."""
     k_corrupt, k_latent, k_points = jax.random.split(rng, 3)
-    seen = wanted = batch['instance']
+    seen = expected = batch['instance']
     if self.corruption > 0:
       seen = corrupt(seen, k_corrupt, self.corruption)
-      wanted = seen if self.corrupt_targets else wanted
+      expected = seen if self.corrupt_targets else expected
     noise = jax.random.normal(k_latent, self._latent_shape(len(seen)))
     k_ce, k_mask = jax.random.split(k_points)
     sampling, dtype = self.sampling, jnp.float32
@@ -164,17 +164,17 @@ class MaskAutoencoder:
       return sampling.draw(key, len(seen), dtype)
 
     draws = sampling.draw(k_ce, len(seen), dtype)
-    return self.loss_at(params, seen, wanted, noise, draws, draw_fn)
+    return self.loss_at(params, seen, expected, noise, draws, draw_fn)
 
-  def loss_at(self, params, seen, wanted, noise, draws, draw_fn):
+  def loss_at(self, params, seen, expected, noise, draws, draw_fn):
     """The loss at given noise and points: all randomness is in the arguments.
 
     Args:
       params: as from `init`.
       seen: ids [b, h, w] that are encoded.
-      wanted: ids that are to come out.
+      expected: ids that are to come out.
       noise: of the latents.
-      draws: points of pictures; see mask_losses.PointSampling.draw.
+      draws: points of images; see mask_losses.PointSampling.draw.
       draw_fn: points of ids; see mask_losses.point_losses.
     """
     variables = {'params': params['net']['autoencoder']}
@@ -182,7 +182,7 @@ class MaskAutoencoder:
     logits = self.logits(variables, posterior.sample(noise=noise))
     found = mask_losses.point_losses(
       logits,
-      wanted,
+      expected,
       draws,
       draw_fn,
       self.sampling,
@@ -209,7 +209,7 @@ class MaskAutoencoder:
   # Evaluation: what comes back of a mask that the task hands over.
 
   def sample(
-    self, params, batch, keys, *, grid, stepper, num_samples=1, **options
+    self, params, batch, keys, *, timesteps, sampler, num_samples=1, **options
   ):
     """The mean latents of batch['given']['instance'] [b, h, w].
 
@@ -218,7 +218,7 @@ class MaskAutoencoder:
     Raises:
       ValueError: no mask was given.
     """
-    del keys, grid, stepper, options
+    del keys, timesteps, sampler, options
     if 'instance' not in batch.get('given', {}):
       raise ValueError(
         'an autoencoder of masks needs masks: evaluate it with '
@@ -233,7 +233,7 @@ class MaskAutoencoder:
     variables = {'params': params['net']['autoencoder']}
     return {'logits': self.logits(variables, x_0)}
 
-  def read_out(self, raw, meta):
+  def postprocess(self, raw, meta):
     """Logits -> segments at the original size, all of class 1."""
     return read_logits(raw['logits'], meta, self.image_size, self.reading)
 
@@ -244,7 +244,7 @@ def read_logits(
   image_size: tuple[int, int],
   thresholds: mask_logits.Thresholds,
 ) -> Segmentation:
-  """The segments of one picture; class 1 wherever there is one."""
+  """The segments of one image; class 1 wherever there is one."""
   read = mask_logits.segments_of(
     np.asarray(logits),
     tuple(meta['size']),

@@ -2,7 +2,7 @@
 
 Van Gansbeke & De Brabandere 2024, https://arxiv.org/abs/2401.10227, section
 4.2, gives PQ with classes by "a simple segmentation head"; it was not
-released, and no number of it is known, so the recipe is ours: it is trained
+released, and no number of it is known, so the config is ours: it is trained
 apart, with both autoencoders frozen and true masks, disturbed so that it meets
 imperfect ones. Segments take their class by a vote (encoding.segment_classes).
 """
@@ -25,13 +25,13 @@ from pix2seqd_jax.models import mask_autoencoder as mask_lib
 from pix2seqd_jax.registry import MODELS, did_you_mean
 from pix2seqd_jax.types import Aux, Segmentation
 
-# What is seen of the picture. 'hidden' is the map that the encoder's last
+# What is seen of the image. 'hidden' is the map that the encoder's last
 # convolution sees. The latent is a linear function of it, 4 of its 512
-# channels or so: made to paint the picture again, not to tell what is in it.
-PICTURES = ('hidden', 'latent')
+# channels or so: made to paint the image again, not to tell what is in it.
+IMAGES = ('hidden', 'latent')
 _HEAD_SET = ('num_classes', 'dtype', 'parent', 'name')
 _IMAGE_SET = ('parts', 'out_channels', 'dtype', 'parent', 'name')
-_MASK_SET = ('num_classes', 'max_instances', 'image_size', 'mask_size', 'dtype')
+_MASK_SET = ('num_classes', 'num_ids', 'image_size', 'mask_size', 'dtype')
 
 
 @MODELS.register('mask_classifier')
@@ -39,18 +39,18 @@ _MASK_SET = ('num_classes', 'max_instances', 'image_size', 'mask_size', 'dtype')
 class MaskClassifier:
   """The head with its loss; as a part of LDMSeg, `logits` and `vote`.
 
-  Parameters: net/head, frozen/image (the encoder of pictures), frozen/mask
+  Parameters: net/head, frozen/image (the encoder of images), frozen/mask
   (stage 1), the last two as LDMSeg has them.
 
   Attributes:
     num_classes: without void; classes are 1..num_classes.
-    max_instances: ids are 0..max_instances - 1, void (0) included.
-    image_size: (h, w) of the padded picture.
+    num_ids: ids are 0..num_ids - 1, void (0) included.
+    image_size: (h, w) of the padded image.
     mask_size: (h, w) of the masks that are encoded and decoded.
     head: keyword arguments of architectures.class_head.ClassHead.
     image_autoencoder: of architectures.sd_vae.SDVAE, whose encoder is used.
     mask_autoencoder: of models.mask_autoencoder.MaskAutoencoder.
-    picture: of the picture, the head sees: 'hidden' or 'latent'; see PICTURES.
+    image: of the image, the head sees: 'hidden' or 'latent'; see IMAGES.
     noise: in training, normal noise is added to the latents of each mask, of
       a strength drawn from U(0, noise), in deviations of the latents.
     void_weight: of void's pixels in the loss; 0: they are left out.
@@ -59,20 +59,20 @@ class MaskClassifier:
   """
 
   num_classes: int
-  max_instances: int
+  num_ids: int
   image_size: tuple[int, int]
   mask_size: tuple[int, int]
   head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   image_autoencoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   mask_autoencoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  picture: str = 'hidden'
+  image: str = 'hidden'
   noise: float | int = 0.5
   void_weight: float | int = 0.0
   vote: str = 'mean'
   dtype: str = 'float32'
 
   def __post_init__(self):
-    for key, known in (('picture', PICTURES), ('vote', segment_classes.VOTES)):
+    for key, known in (('image', IMAGES), ('vote', segment_classes.VOTES)):
       value = getattr(self, key)
       if value not in known:
         raise ValueError(
@@ -97,7 +97,7 @@ class MaskClassifier:
     """Stage 1, with this model's sizes."""
     return mask_lib.MaskAutoencoder(
       self.num_classes,
-      self.max_instances,
+      self.num_ids,
       self.image_size,
       self.mask_size,
       dtype=self.dtype,
@@ -144,11 +144,11 @@ class MaskClassifier:
   # Latents -> logits of classes; LDMSeg calls `logits` with its own latents.
 
   def features(self, frozen, z, batch):
-    """(of the mask, of its picture): what the head sees.
+    """(of the mask, of its image): what the head sees.
 
     Args:
       frozen: {'image', 'mask'}.
-      z: [b * n, h, w, c], latents of n masks of each picture, unscaled.
+      z: [b * n, h, w, c], latents of n masks of each image, unscaled.
       batch: `image` and `valid` [b, ...].
     """
     mask, net = {'params': frozen['mask']}, self.masks.net
@@ -162,9 +162,9 @@ class MaskClassifier:
       'encode',
       ('encoder', 'conv_norm_out'),
     )
-    of_picture = posterior.mean if self.picture == 'latent' else hidden
-    count = z.shape[0] // of_picture.shape[0]
-    return of_mask, jnp.repeat(of_picture, count, axis=0)
+    of_image = posterior.mean if self.image == 'latent' else hidden
+    count = z.shape[0] // of_image.shape[0]
+    return of_mask, jnp.repeat(of_image, count, axis=0)
 
   def logits(self, head, frozen, z, batch):
     """Logits of classes [b * n, H, W, num_classes + 1], void first.
@@ -216,14 +216,14 @@ class MaskClassifier:
   # Evaluation: classes of true segments.
 
   def sample(
-    self, params, batch, keys, *, grid, stepper, num_samples=1, **options
+    self, params, batch, keys, *, timesteps, sampler, num_samples=1, **options
   ):
     """The mean latents of batch['given']['instance'] [b, h, w].
 
     Raises:
       ValueError: no mask was given.
     """
-    del keys, grid, stepper, options
+    del keys, timesteps, sampler, options
     if 'instance' not in batch.get('given', {}):
       raise ValueError(
         'a classifier of masks needs masks: evaluate it with task.given='
@@ -239,7 +239,7 @@ class MaskClassifier:
     head, frozen = params['net']['head'], params['frozen']
     return {'classes': self.logits(head, frozen, x_0, batch), 'instance': ids}
 
-  def read_out(self, raw, meta):
+  def postprocess(self, raw, meta):
     """The given segments at the original size, with classes by vote."""
     height, width = meta['unpadded']
     ids = panoptic_ids.resize_nearest(raw['instance'], self.image_size)
@@ -251,7 +251,7 @@ class MaskClassifier:
 
     Args:
       found: Segmentation; its ids and score are kept.
-      logits: of classes [h, w, num_classes + 1], of this picture.
+      logits: of classes [h, w, num_classes + 1], of this image.
       meta: `unpadded`.
     """
     semantic = segment_classes.vote(

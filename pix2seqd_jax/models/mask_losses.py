@@ -2,7 +2,7 @@
 
 Points are drawn as in PointRend (https://arxiv.org/abs/1912.08193): some where
 the prediction is least certain, the rest anywhere. No mask of an id is ever
-made, and the gradient of one id or one picture is found before the next one is
+made, and the gradient of one id or one image is found before the next one is
 looked at, so that memory is that of one array like the logits.
 
 Which points are least certain is said by weights of all candidates, 0 or 1,
@@ -27,9 +27,9 @@ class PointSampling(NamedTuple):
   """How points are chosen.
 
   Attributes:
-    num_points: of a picture, or of a picture's id.
+    num_points: of an image, or of an image's id.
     oversample: candidates for each point; 0 draws all points anywhere.
-    importance: the share of points that are the least certain candidates.
+    importance: the fraction of points that are the least certain candidates.
   """
 
   num_points: int = 12544
@@ -59,12 +59,12 @@ class PointLosses(NamedTuple):
 
   Attributes:
     total: ce_weight ce + mask_weight (bce + dice).
-    ce: softmax cross-entropy at points of each picture, void (id 0) left out:
-      the mean over all points of all pictures that lie on an id.
+    ce: softmax cross-entropy at points of each image, void (id 0) left out:
+      the mean over all points of all images that lie on an id.
     bce: binary cross-entropy of each mask, mean over its points, then over
       masks.
     dice: 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), mean over masks.
-    num_masks: pairs of a picture and an id in it.
+    num_masks: pairs of an image and an id in it.
   """
 
   total: Float[Array, '']
@@ -85,23 +85,23 @@ def point_losses(
   ce_weight: float | int = 1.0,
   mask_weight: float | int = 1.0,
 ) -> PointLosses:
-  """Cross-entropy of each picture, and BCE and Dice of each of its ids.
+  """Cross-entropy of each image, and BCE and Dice of each of its ids.
 
-  The mask predicted for an id is the sigmoid of its logit. The mask wanted is
+  The mask predicted for an id is the sigmoid of its logit. The mask expected is
   1 at its pixels, 0 at all others (void ones too), and between them its value
   at a point is interpolated; for the cross-entropy the nearest pixel's id is.
 
   The gradient is found on the way forward, in one array of the logits' size,
-  to which the pictures and then the ids add one by one: beside it there is
-  never more than the logits of a picture, or of an id.
+  to which the images and then the ids add one by one: beside it there is
+  never more than the logits of an image, or of an id.
 
   Args:
-    logits: of each id; any size, placed over the whole picture.
+    logits: of each id; any size, placed over the whole image.
     ids: 0..k - 1.
-    draws: points of the pictures; see PointSampling.draw, [b, ...].
-    draw_fn: i -> the points of each picture's i-th id, [b, ...].
+    draws: points of the images; see PointSampling.draw, [b, ...].
+    draw_fn: i -> the points of each image's i-th id, [b, ...].
     sampling: how many of the candidates count.
-    max_segments: of a picture; ids beyond that number count nothing for the
+    max_segments: of an image; ids beyond that number count nothing for the
       masks. None allows k - 1.
     ce_weight, mask_weight: see PointLosses.total.
 
@@ -123,7 +123,7 @@ class _Given(NamedTuple):
   draws: Draws
   draw_fn: Callable[[Array], Draws]
   sampling: PointSampling
-  slots: tuple[Any, Any]  # ids of a picture, and which of them there are
+  slots: tuple[Any, Any]  # ids of an image, and which of them there are
   ce_weight: float | int
   mask_weight: float | int
 
@@ -136,21 +136,21 @@ def _total(losses, logits):
 
 def _losses(given, logits, has_gradient):
   """-> ((the loss, ...), its gradient in the logits or None)."""
-  ce, count, gradient = _pictures(given, logits, has_gradient)
+  ce, count, gradient = _images(given, logits, has_gradient)
   count = jnp.maximum(count, 1)
   num_masks = jnp.sum(given.slots[1]).astype(logits.dtype)
-  share = given.mask_weight / jnp.maximum(num_masks, 1)
+  fraction = given.mask_weight / jnp.maximum(num_masks, 1)
   if has_gradient:
     gradient = gradient * (given.ce_weight / count)
-  (bce, dice), gradient = _masks(given, logits, gradient, share)
+  (bce, dice), gradient = _masks(given, logits, gradient, fraction)
   bce, dice = (x / jnp.maximum(num_masks, 1) for x in (bce, dice))
   ce = ce / count
   total = given.ce_weight * ce + given.mask_weight * (bce + dice)
   return (total, (ce, bce, dice, num_masks)), gradient
 
 
-def _pictures(given, logits, has_gradient):
-  """Sums of cross-entropies and of their weights, picture by picture."""
+def _images(given, logits, has_gradient):
+  """Sums of cross-entropies and of their weights, image by image."""
 
   def of_one(plane, ids, draws):
     points = jnp.concatenate([draws['candidates'], draws['fresh']], 0)[None]
@@ -173,7 +173,7 @@ def _pictures(given, logits, has_gradient):
   return loss, count, gradient
 
 
-def _masks(given, logits, gradient, share):
+def _masks(given, logits, gradient, fraction):
   """Sums of BCE and Dice, id by id; `share` of their gradient is added."""
 
   def of_one(plane, slot, there, draws):
@@ -181,9 +181,9 @@ def _masks(given, logits, gradient, share):
     values = sample_bilinear(plane[..., None], points)[..., 0]  # [b, n]
     certainty = jnp.abs(lax.stop_gradient(values))
     weights = _weights(-certainty, draws, given.sampling)
-    wanted = _soft_targets(given.ids, slot, points).astype(values.dtype)
-    bce = _mean_bce(values, wanted, weights, given.sampling.num_points)
-    dice = _dice(values, wanted, weights)
+    expected = _soft_targets(given.ids, slot, points).astype(values.dtype)
+    bce = _mean_bce(values, expected, weights, given.sampling.num_points)
+    dice = _dice(values, expected, weights)
     bce, dice = (jnp.sum(jnp.where(there, x, 0)) for x in (bce, dice))
     return bce + dice, (bce, dice)
 
@@ -197,7 +197,7 @@ def _masks(given, logits, gradient, share):
       plane, slot, there, given.draw_fn(i)
     )
     if gradient is not None:
-      gradient = gradient.at[rows, :, :, slot].add(share * slope)
+      gradient = gradient.at[rows, :, :, slot].add(fraction * slope)
     return (jax.tree.map(jnp.add, sums, found), gradient), None
 
   slots, is_there = given.slots
@@ -225,21 +225,23 @@ def _backward(losses, gradient, cotangents):
 _total.defvjp(_forward, _backward)
 
 
-def _mean_bce(logits, wanted, weights, num_points):
+def _mean_bce(logits, expected, weights, num_points):
   losses = (
-    jnp.maximum(logits, 0) - logits * wanted + jnp.log1p(jnp.exp(-abs(logits)))
+    jnp.maximum(logits, 0)
+    - logits * expected
+    + jnp.log1p(jnp.exp(-abs(logits)))
   )
   return jnp.sum(weights * losses, -1) / num_points
 
 
-def _dice(logits, wanted, weights):
+def _dice(logits, expected, weights):
   p = weights * jax.nn.sigmoid(logits)
-  overlap = 2 * jnp.sum(p * wanted, -1)
-  return 1 - (overlap + 1) / (jnp.sum(p + weights * wanted, -1) + 1)
+  overlap = 2 * jnp.sum(p * expected, -1)
+  return 1 - (overlap + 1) / (jnp.sum(p + weights * expected, -1) + 1)
 
 
 def _ids_of(ids, num_ids, num_slots):
-  """The ids of each picture in rising order, then absent ones: [b, slots]."""
+  """The ids of each image in rising order, then absent ones: [b, slots]."""
   rows = jnp.arange(ids.shape[0])[:, None, None]
   found = jnp.zeros((ids.shape[0], num_ids), bool).at[rows, ids].set(True)
   found = found.at[:, 0].set(False)
@@ -284,8 +286,8 @@ def largest(values: Float[Array, '*b n'], k: int) -> Float[Array, '*b n']:
   border = lax.fori_loop(0, bits + 1, halve, start)
   above, ties = order > border, order == border
   left = k - jnp.sum(above, -1, keepdims=True)
-  share = left / jnp.sum(ties, -1, keepdims=True)
-  return jnp.where(above, 1, jnp.where(ties, share, 0)).astype(values.dtype)
+  fraction = left / jnp.sum(ties, -1, keepdims=True)
+  return jnp.where(above, 1, jnp.where(ties, fraction, 0)).astype(values.dtype)
 
 
 def sample_bilinear(

@@ -11,18 +11,20 @@ import jax
 import jax.numpy as jnp
 
 from pix2seqd_jax.diffusion import guidance as guidance_lib
-from pix2seqd_jax.diffusion import inpainting as completion_lib
-from pix2seqd_jax.diffusion import (noise, sampler as sampler_lib, sampling, time_sampling, timesteps as timesteps_lib)
+from pix2seqd_jax.diffusion import inpainting as inpainting_lib
+from pix2seqd_jax.diffusion import noise, sampling, time_sampling
 from pix2seqd_jax.diffusion import process as process_lib
+from pix2seqd_jax.diffusion import sampler as sampler_lib
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.types import (
   Aux,
   Batch,
   Condition,
   Encoded,
-  Grid,
   Params,
   Prediction,
   State,
+  Timesteps,
   Weight,
 )
 
@@ -31,10 +33,10 @@ class DiffusionModel(abc.ABC):
   """The derived half of a model; see types.Model for what it must offer.
 
   A subclass is a frozen dataclass with a `process` and the four blanks, and
-  may set `self_condition_rate` (the share of examples that are trained with a
+  may set `self_condition_rate` (the fraction of examples that are trained with a
   first estimate of x_0 beside x_t), `returns` (see sampling.RETURNS),
   `source_is_noise` (False where x_1 is data, so that no step may draw noise),
-  `draws_pictures` (True where `start` leads from a given mask to a picture)
+  `draws_images` (True where `start` leads from a given mask to an image)
   and `loss` (when it is not the squared error of the regression target).
   """
 
@@ -43,13 +45,13 @@ class DiffusionModel(abc.ABC):
   self_condition_rate: float = 0.0
   returns: Any = 'last_x0'
   source_is_noise: bool = True
-  draws_pictures: bool = False
+  draws_images: bool = False
 
   @abc.abstractmethod
   def encode(
     self, params: Params, batch: Batch, rng: Any, *, train: bool = False
   ) -> Encoded:
-    """Inputs -> condition, once a picture, however many steps follow."""
+    """Inputs -> condition, once an image, however many steps follow."""
 
   @abc.abstractmethod
   def source(
@@ -84,7 +86,7 @@ class DiffusionModel(abc.ABC):
     """One call of the network at time t [b]."""
 
   def known(self, params: Params, batch: Batch) -> Any:
-    """What batch['given'] tells of x_0 (completion.Known), or None.
+    """What batch['given'] tells of x_0 (inpainting.Known), or None.
 
     Raises ValueError where a mask is given that the model cannot heed.
     """
@@ -107,9 +109,9 @@ class DiffusionModel(abc.ABC):
     self, prediction: Prediction, x_0: State, x_1: State, t: Any, batch: Batch
   ) -> State:
     """The loss of each element, before weights: here the squared error."""
-    wanted = self.process.regression_target(x_0, x_1, t)
+    expected = self.process.regression_target(x_0, x_1, t)
     return jax.tree.map(
-      lambda ours, theirs: jnp.square(ours - theirs), prediction.value, wanted
+      lambda ours, theirs: jnp.square(ours - theirs), prediction.value, expected
     )
 
   def loss_fn(self, params: Params, batch: Batch, rng: Any):
@@ -192,13 +194,13 @@ class DiffusionModel(abc.ABC):
     batch: Batch,
     keys: Any,
     *,
-    grid: Grid,
-    stepper: Any,
+    timesteps: Timesteps,
+    sampler: Any,
     num_samples: int = 1,
     guidance: float | int = 1.0,
     returns: Any = None,
     callback: Any = None,
-    completion: str = 'x0',
+    inpainting: str = 'x0',
     strength: float | int = 1.0,
   ) -> State:
     """Samples x_0 for each example; labels are neither needed nor read.
@@ -209,20 +211,20 @@ class DiffusionModel(abc.ABC):
       params: as from `init`; only read.
       batch: inputs (see types.inputs_only).
       keys: [b] typed PRNG keys: a sample does not depend on its batch.
-      grid: the times.
-      stepper: one of diffusion.steppers.
+      timesteps: the times.
+      sampler: one of diffusion.samplers.
       num_samples: of each example, side by side: the result is [b * n, ...].
       guidance: scale of classifier-free guidance; see diffusion.guidance.
       returns: in place of the model's own; see sampling.RETURNS.
       callback: after each step; see sampling.sample.
-      completion: of what is given; see diffusion.completion.VARIANTS.
+      inpainting: of what is given; see diffusion.inpainting.VARIANTS.
       strength: below 1, starts from the given x_0 noised to that time.
 
     Raises:
       ValueError: as sampling.sample, guidance of a model without a null, or a
-        stepper that draws noise where x_1 is none.
+        sampler that draws noise where x_1 is none.
     """
-    sampler_lib.check_source(stepper, self.source_is_noise)
+    sampler_lib.check_source(sampler, self.source_is_noise)
     encoded = self.encode(params, batch, None, train=False)
     known = self.known(params, batch)
     if num_samples > 1:
@@ -230,20 +232,22 @@ class DiffusionModel(abc.ABC):
     k_source, k_steps = (noise.fold_step(keys, i) for i in range(2))
     x, x_1 = self.start(params, batch, k_source), None
     if x is not None:
-      grid, returns = timesteps_lib.reverse(grid), 'state'
+      timesteps, returns = timesteps_lib.reverse(timesteps), 'state'
     else:
       x = x_1 = self.source(params, batch, encoded, k_source)
     if strength != 1:
-      grid, x = completion_lib.start(self.process, grid, known, x_1, strength)
+      timesteps, x = inpainting_lib.start(
+        self.process, timesteps, known, x_1, strength
+      )
     return sampling.sample(
       *(self._guided(params, encoded, guidance), self.process, x, k_steps),
-      grid=grid,
-      stepper=stepper,
+      timesteps=timesteps,
+      sampler=sampler,
       returns=self.returns if returns is None else returns,
       callback=callback,
       self_condition=self.self_condition_rate > 0,
       known=known and known._replace(x_1=x_1),
-      completion=completion,
+      inpainting=inpainting,
     )
 
   def _guided(self, params, encoded, scale):

@@ -2,7 +2,7 @@
 
 Chen et al. 2023, "A Generalist Framework for Panoptic Segmentation of Images
 and Videos", https://arxiv.org/abs/2210.06366. x_0 is the analog bits of
-(class, instance id), x_1 is noise, the condition is the picture's features;
+(class, instance id), x_1 is noise, the condition is the image's features;
 the network names each code by a softmax and its expected bits estimate x_0.
 """
 
@@ -25,7 +25,7 @@ from pix2seqd_jax.models import model as model_lib
 from pix2seqd_jax.registry import MODELS, did_you_mean
 from pix2seqd_jax.types import Encoded, Prediction, Segmentation
 
-PAD_VALUE = 0.3  # of pictures, in [0, 1]; the reference's
+PAD_VALUE = 0.3  # of images, in [0, 1]; the reference's
 CONDITIONALS = ('none', 'cat', 'attn', 'cat+attn')
 # What the network's channels mean -> what `value` estimates.
 LOSSES = {'softmax': 'x0', 'sigmoid': 'x0', 'x0': 'x0', 'eps': 'x1'}
@@ -47,8 +47,8 @@ class Pix2SeqD(model_lib.DiffusionModel):
 
   Attributes:
     num_classes: without void; classes are 1..num_classes.
-    max_instances: ids are 0..max_instances - 1, the null id 0 included.
-    image_size: (h, w) of the padded picture.
+    num_ids: ids are 0..num_ids - 1, the null id 0 included.
+    image_size: (h, w) of the padded image.
     mask_size: (h, w) at which masks are diffused.
     encoder: keyword arguments of architectures.resnet_transformer.Encoder.
     merge: of architectures.pyramid.TopDownMerge.
@@ -58,7 +58,7 @@ class Pix2SeqD(model_lib.DiffusionModel):
     bits_kind, bits_order: the code; see encoding.bits.Code.
     scale: b, the analog bits are -b and +b. The paper's 0.1 belongs to large
       masks: fewer pixels repeat each bit in a small one, and b must grow.
-    conditional: how the denoiser sees the picture: concatenated feature map
+    conditional: how the denoiser sees the image: concatenated feature map
       ('cat'), cross-attention to the tokens ('attn'), both, or 'none' (an
       unconditional generator of masks, for pretraining the decoder).
     loss_kind: 'softmax' (the paper's), 'sigmoid', 'x0' (squared error), 'eps'.
@@ -69,7 +69,7 @@ class Pix2SeqD(model_lib.DiffusionModel):
   """
 
   num_classes: int
-  max_instances: int
+  num_ids: int
   image_size: tuple[int, int]
   mask_size: tuple[int, int]
   encoder: Mapping[str, Any]
@@ -128,8 +128,8 @@ class Pix2SeqD(model_lib.DiffusionModel):
       (
         'instance_bits',
         self.instance_bits,
-        self.max_instances,
-        f'data.max_instances={self.max_instances}',
+        self.num_ids,
+        f'data.num_ids={self.num_ids}',
       ),
     ):
       if 2**num_bits < num_codes:
@@ -217,7 +217,7 @@ class Pix2SeqD(model_lib.DiffusionModel):
   # The blanks that the paper fills in.
 
   def encode(self, params, batch, rng, *, train=False):
-    """Picture -> {'map': [b, hm, wm, c], 'tokens': [b, n, d]} (sec. 3.1)."""
+    """Image -> {'map': [b, hm, wm, c], 'tokens': [b, n, d]} (sec. 3.1)."""
     if self.conditional == 'none':
       shape = (batch['image'].shape[0], *self.mask_size, self.merge['out_dim'])
       return Encoded({'map': jnp.zeros(shape)}, stats={} if train else None)
@@ -256,14 +256,14 @@ class Pix2SeqD(model_lib.DiffusionModel):
     if self.loss_kind == 'eps':  # unweighted in the reference
       return x_0, None
     weight = loss_weights.instance_weight(
-      batch['instance'], self.max_instances, self.loss_weight
+      batch['instance'], self.num_ids, self.loss_weight
     )
     return x_0, weight
 
   def denoise(
     self, params, x_t, t, condition, *, previous=None, train=False, rng=None
   ):
-    """Channels: noisy bits, [the previous estimate], the picture's map."""
+    """Channels: noisy bits, [the previous estimate], the image's map."""
     parts = [x_t] if previous is None else [x_t, previous]
     # The map is in the network's own type: casting it anew costs every step.
     parts = [part.astype(condition['map'].dtype) for part in parts]
@@ -328,12 +328,12 @@ class Pix2SeqD(model_lib.DiffusionModel):
     instance = instance_code.decode(x_0[..., self.class_bits :])
     return {
       'semantic': jnp.minimum(semantic, self.num_classes),
-      'instance': jnp.minimum(instance, self.max_instances - 1),
+      'instance': jnp.minimum(instance, self.num_ids - 1),
       'score': bits.confidence(x_0, self.scale),
     }
 
-  def read_out(self, raw, meta):
-    """Mask size -> picture size, padding off, -> original size; nearest."""
+  def postprocess(self, raw, meta):
+    """Mask size -> image size, padding off, -> original size; nearest."""
 
     def resize(leaf):
       leaf = panoptic_ids.resize_nearest(leaf, self.image_size)
@@ -375,7 +375,7 @@ class Pix2SeqD(model_lib.DiffusionModel):
   def _expected_bits(self, logits):
     split = 2**self.class_bits
     groups = (logits[..., :split], logits[..., split:])
-    limits = (self.num_classes + 1, self.max_instances)
+    limits = (self.num_classes + 1, self.num_ids)
     return jnp.concatenate(
       [
         code.expected(

@@ -12,7 +12,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from pix2seqd_jax.diffusion import samplers, sampling, timesteps as timesteps_lib
+from pix2seqd_jax.diffusion import samplers, sampling
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.models import semflow
 from pix2seqd_jax.registry import MODELS, did_you_mean
 from pix2seqd_jax.types import Aux, Encoded
@@ -32,7 +33,7 @@ class SemFlowReflow(semflow.SemFlow):
   student starts.
 
   Attributes:
-    direction: of the teacher's paths: 'segment' from pictures (no label is
+    direction: of the teacher's paths: 'segment' from images (no label is
       looked at), 'synthesize' from masks, or 'both', each half of a batch.
     teacher_steps: of Euler.
     one_step: distillation: the only time is that at which paths begin; sample
@@ -80,7 +81,7 @@ class SemFlowReflow(semflow.SemFlow):
     Raises:
       ValueError: 'both' of a single example.
     """
-    k_picture, k_mask = jax.random.split(rng)
+    k_image, k_mask = jax.random.split(rng)
     there = back = batch
     if self.direction == 'both':
       if len(batch['image']) < 2:
@@ -92,18 +93,20 @@ class SemFlowReflow(semflow.SemFlow):
       there, back = (
         jax.tree.map(lambda x, i=i: x[i::2], batch) for i in range(2)
       )
-    grid, found = timesteps_lib.uniform(self.teacher_steps), []
+    timesteps, found = timesteps_lib.uniform(self.teacher_steps), []
     if self.direction != 'synthesize':
-      encoded = self.encode(params, there, k_picture, train=True)
+      encoded = self.encode(params, there, k_image, train=True)
       x_1 = self.source(params, there, encoded, None, train=True)
-      found.append((self.follow(params, x_1, grid), x_1, jnp.ones(len(x_1))))
+      found.append(
+        (self.follow(params, x_1, timesteps), x_1, jnp.ones(len(x_1)))
+      )
     if self.direction != 'segment':
       x_0, _ = self.target(params, back, k_mask)
-      x_1 = self.follow(params, x_0, timesteps_lib.reverse(grid))
+      x_1 = self.follow(params, x_0, timesteps_lib.reverse(timesteps))
       found.append((x_0, x_1, jnp.zeros(len(x_0))))
     return tuple(jnp.concatenate(parts) for parts in zip(*found, strict=True))
 
-  def follow(self, params, x, grid):
+  def follow(self, params, x, timesteps):
     """Where the teacher's path from x ends."""
     teacher = {**params, 'net': {'unet': params['frozen']['teacher']}}
 
@@ -114,7 +117,7 @@ class SemFlowReflow(semflow.SemFlow):
     keys = jax.random.split(jax.random.key(0), len(x))
     return sampling.sample(
       *(denoise, self.process, x, keys),
-      grid=grid,
-      stepper=samplers.Euler(),
+      timesteps=timesteps,
+      sampler=samplers.Euler(),
       returns='state',
     )

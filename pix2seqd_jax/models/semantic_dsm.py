@@ -2,9 +2,9 @@
 
 Wang et al. 2024, https://arxiv.org/abs/2405.20282, section 4.1: the same
 latents of painted masks and the same UNet, with four input channels more for
-the latent of the picture; it predicts the noise of Stable Diffusion's schedule
+the latent of the image; it predicts the noise of Stable Diffusion's schedule
 and is sampled by DDIM or DDPM. Not released: what is not told there is
-SemFlow's. It cannot draw pictures.
+SemFlow's. It cannot draw images.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ class SemanticDSM(semflow.SemFlow):
   known_times = ('discrete',)  # the steps of Stable Diffusion's table
   returns = 'last_x0'
   source_is_noise = True
-  draws_pictures = False
-  unet_inputs = 2  # the noisy latent of the mask, that of the picture
+  draws_images = False
+  unet_inputs = 2  # the noisy latent of the mask, that of the image
 
   @functools.cached_property
   def process(self) -> process_lib.Process:
@@ -47,14 +47,14 @@ class SemanticDSM(semflow.SemFlow):
     """None; raises ValueError where a mask is given."""
     if semflow.is_given(batch):
       raise ValueError(
-        "model.name='semantic_dsm' has no way from a mask to a picture; use "
+        "model.name='semantic_dsm' has no way from a mask to an image; use "
         "model.name='semflow', or task.name='semantic'."
       )
 
   def denoise(
     self, params, x_t, t, condition, *, previous=None, train=False, rng=None
   ):
-    """Channels: noisy latent, the picture's; the clock is 0 .. 999."""
+    """Channels: noisy latent, the image's; the clock is 0 .. 999."""
     x = jnp.concatenate([x_t, condition['latent'].astype(x_t.dtype)], -1)
     step = self.process.schedule.step_of(t)
     return Prediction(self._unet(params, x, step, train, rng))

@@ -1,9 +1,9 @@
-"""SemFlow: one flow, picture -> mask and mask -> picture.
+"""SemFlow: one flow, image -> mask and mask -> image.
 
 Wang et al. 2024, "SemFlow: Binding Semantic Segmentation and Image Synthesis
 via Rectified Flow", https://arxiv.org/abs/2405.20282. x_0 is the latent of the
 mask, painted in the colours of encoding.anchors and moved a little
-(sec. 3.3), x_1 that of the picture, by one frozen autoencoder; the UNet of
+(sec. 3.3), x_1 that of the image, by one frozen autoencoder; the UNet of
 Stable Diffusion predicts the velocity of the straight path between them
 (eq. 5). Followed to t = 0 it segments; followed back to t = 1, it draws.
 """
@@ -48,17 +48,17 @@ class SemFlow(model_lib.DiffusionModel):
 
   Attributes:
     num_classes: without void.
-    max_instances: above num_classes, so that a picture may show them all; it
+    num_ids: above num_classes, so that an image may show them all; it
       is not looked at here.
-    image_size: (h, w) of pictures.
+    image_size: (h, w) of images.
     mask_size: the same.
     unet: keyword arguments of architectures.sd_unet.SDUNet.
     image_autoencoder: of architectures.sd_vae.SDVAE.
     anchors: `levels` and `spacing` of encoding.anchors.Anchors.
     perturbation: half the width of the uniform noise on masks, in levels of
-      0 .. 255: 6 in the paper, 6.375 in the release. Pictures drawn from one
+      0 .. 255: 6 in the paper, 6.375 in the release. Images drawn from one
       mask differ by it alone; it must be below spacing / 2.
-    posterior: 'sample' or 'mode' of the picture's latent, in training. When
+    posterior: 'sample' or 'mode' of the image's latent, in training. When
       sampling, and of masks, it is the mode.
     latent_scale: latents are multiplied by it.
     prompt_tokens: of the one prompt that the UNet attends to (the release: the
@@ -73,7 +73,7 @@ class SemFlow(model_lib.DiffusionModel):
   """
 
   num_classes: int
-  max_instances: int
+  num_ids: int
   image_size: tuple[int, int]
   mask_size: tuple[int, int]
   unet: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -90,7 +90,7 @@ class SemFlow(model_lib.DiffusionModel):
 
   returns = 'state'
   source_is_noise = False
-  draws_pictures = True
+  draws_images = True
   known_times = tuple(time_sampling.TIMES)
 
   def __post_init__(self):
@@ -164,7 +164,7 @@ class SemFlow(model_lib.DiffusionModel):
     if tuple(self.mask_size) != tuple(self.image_size):
       raise ValueError(
         f'data.mask_size={self.mask_size} must be data.image_size='
-        f'{self.image_size}: masks are encoded as pictures are.'
+        f'{self.image_size}: masks are encoded as images are.'
       )
     halvings = len(self.unet_net.channels) - 1
     whole = self.image_net.factor * 2**halvings
@@ -194,7 +194,7 @@ class SemFlow(model_lib.DiffusionModel):
 
   @property
   def image_net(self) -> sd_vae.SDVAE:
-    """The autoencoder, of pictures and of painted masks."""
+    """The autoencoder, of images and of painted masks."""
     return sd_vae.SDVAE(dtype=jnp.dtype(self.dtype), **self.image_autoencoder)
 
   @property
@@ -244,7 +244,7 @@ class SemFlow(model_lib.DiffusionModel):
   # The blanks that the paper fills in.
 
   def encode(self, params, batch, rng, *, train=False):
-    """Picture -> {'latent': its own, scaled}; {} where a mask is given."""
+    """Image -> {'latent': its own, scaled}; {} where a mask is given."""
     if is_given(batch):
       return Encoded({})
     draws = train and self.posterior == 'sample'
@@ -253,7 +253,7 @@ class SemFlow(model_lib.DiffusionModel):
     )  # cached; see pix2seqd_jax.cli.cache_latents
     if latent is not None and draws:
       raise ValueError(
-        "model.posterior='sample' draws latents of pictures, but data.latents "
+        "model.posterior='sample' draws latents of images, but data.latents "
         "has their modes; set model.posterior='mode', or data.latents=''."
       )
     if latent is None:
@@ -293,9 +293,9 @@ class SemFlow(model_lib.DiffusionModel):
       colors = self.palette.paint(given['semantic'])
     painted = anchors_lib.signed(colors)
 
-    def moved(key, picture, width):
-      u = jax.random.uniform(key, picture.shape, minval=-1.0, maxval=1.0)
-      return picture + width * u
+    def moved(key, image, width):
+      u = jax.random.uniform(key, image.shape, minval=-1.0, maxval=1.0)
+      return image + width * u
 
     each = keys.shape[0] // num
     repeated = (jnp.repeat(x, each, axis=0) for x in (painted, width))
@@ -322,23 +322,23 @@ class SemFlow(model_lib.DiffusionModel):
   # The autoencoder.
 
   def posterior_of(self, params, images) -> sd_vae.Posterior:
-    """Pictures in [-1, 1] -> their latents, unscaled."""
+    """Images in [-1, 1] -> their latents, unscaled."""
     variables = {'params': params['frozen']['image']}
     return self.image_net.apply(variables, images, method='encode')
 
   def latents(self, params, images):
-    """Pictures in [-1, 1] -> the modes of their latents, scaled."""
+    """Images in [-1, 1] -> the modes of their latents, scaled."""
     mean = self.posterior_of(params, images).mean
     return mean.astype(jnp.float32) * self.latent_scale
 
   def _check_mask(self, semantic):
     if tuple(semantic.shape[1:3]) != tuple(self.image_size):
       raise ValueError(
-        f'masks are {tuple(semantic.shape[1:3])} but pictures data.image_size='
+        f'masks are {tuple(semantic.shape[1:3])} but images data.image_size='
         f'{tuple(self.image_size)}; resize masks by the nearest pixel.'
       )
 
-  # Latents -> classes, or a picture where a mask was given.
+  # Latents -> classes, or an image where a mask was given.
 
   def decode(self, params, x_0, batch):
     """{'semantic' [b, h, w], 'score'}, {'colors' [b, h, w, 3] in [-1, 1]}, or
@@ -353,10 +353,10 @@ class SemFlow(model_lib.DiffusionModel):
     semantic, score = self.palette.nearest(made)
     return {'semantic': semantic, 'score': score}
 
-  def read_out(self, raw, meta):
-    """Classes at the original size; pictures as the network made them.
+  def postprocess(self, raw, meta):
+    """Classes at the original size; images as the network made them.
 
-    Pictures are without padding, and cut to whole levels as in the release.
+    Images are without padding, and cut to whole levels as in the release.
     """
     h, w = meta['unpadded']
     image = None
@@ -378,5 +378,5 @@ class SemFlow(model_lib.DiffusionModel):
 
 
 def is_given(batch: Mapping[str, Any]) -> bool:
-  """Whether a mask is handed over, to draw a picture of."""
+  """Whether a mask is handed over, to draw an image of."""
   return 'semantic' in batch.get('given', {})

@@ -1,7 +1,7 @@
 """LDMSeg's released checkpoint of both stages, and its start from another's.
 
 One file holds three networks (methods sheet, section 6): the UNet, with its
-first convolution twice; Stable Diffusion's encoder of pictures, in half
+first convolution twice; Stable Diffusion's encoder of images, in half
 precision and in diffusers' names of 2023; the autoencoder of masks.
 """
 
@@ -24,9 +24,9 @@ _OLD_NAMES = {
 }
 _NEW_NAME = re.compile(r'(?<=\.attentions\.0\.)(to_[qkv]|to_out\.0)(?=\.)')
 # What a start from Stable Diffusion leaves behind: the layers that look at a
-# text, and the half of its autoencoder that makes pictures.
+# text, and the half of its autoencoder that makes images.
 _TEXT = re.compile(r'.*\.transformer_blocks\.\d+\.(attn2|norm2)\..*')
-_PICTURES = ('decoder.', 'post_quant_conv.')
+_IMAGES = ('decoder.', 'post_quant_conv.')
 
 Canonical = Callable[[Collection[str]], Mapping[str, str | None]]
 
@@ -107,7 +107,7 @@ START = {
   ),
   'vae': sd_vae.PART._replace(
     canonical=without(
-      lambda name: name.startswith(_PICTURES), sd_vae.PART.canonical
+      lambda name: name.startswith(_IMAGES), sd_vae.PART.canonical
     )
   ),
 }

@@ -238,11 +238,11 @@ def to_theirs(
     ValueError: the variables are not the module's, name by name.
   """
   flat = traverse_util.flatten_dict(dict(variables))
-  wanted = entries(part, module)
-  paths = {entry.row.path for entry in wanted}
+  expected = entries(part, module)
+  paths = {entry.row.path for entry in expected}
   problems = [f'missing: {"/".join(p)}' for p in paths - flat.keys()]
   problems += [f'extra: {"/".join(p)}' for p in flat.keys() - paths]
-  for entry in wanted:
+  for entry in expected:
     value = flat.get(entry.row.path)
     if value is not None and _shape(value, entry.row) != entry.row.shape:
       problems.append(f'misshapen: {"/".join(entry.row.path)} {value.shape}')
@@ -257,7 +257,7 @@ def to_theirs(
     value = value if entry.row.index is None else value[entry.row.index]
     return as_theirs(np.asarray(value), entry.row.layout, entry.shape)
 
-  for entry in wanted:
+  for entry in expected:
     dtype = np.dtype(flat[entry.row.path].dtype)
     value = functools.partial(make, entry)
     for name in part.spellings(entry.name):

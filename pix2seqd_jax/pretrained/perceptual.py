@@ -1,8 +1,8 @@
-"""The networks that pictures are judged by: FID's and LPIPS'.
+"""The networks that images are judged by: FID's and LPIPS'.
 
 Their weights come from files. Without files they are random, but always the
 same: good for tests, and to compare runs of one data set with one another, as
-distances of random features order pictures too (section 3 of LPIPS,
+distances of random features order images too (section 3 of LPIPS,
 https://arxiv.org/abs/1801.03924). Such numbers are no paper's: the metrics say
 so beside them (`fid_is_inception`, `lpips_is_trained`).
 """
@@ -23,12 +23,12 @@ from pix2seqd_jax.pretrained import sources
 
 _SEED = 0
 # Of VGG-16 as a stand-in for Inception: the three depths of 64, 128 and 256
-# channels. Few pictures of few pixels cannot fill more dimensions.
+# channels. Few images of few pixels cannot fill more dimensions.
 _DEPTHS = 3
 
 
 class Features:
-  """Features of pictures and distances of pairs, jitted.
+  """Features of images and distances of pairs, jitted.
 
   Nothing is read or drawn before it is asked for; whether files fit is found
   when this is made.
@@ -70,7 +70,7 @@ class Features:
     return 'lpips' in self._found
 
   def embed(self, images: UInt8[Array, 'b h w 3']) -> Float[Array, 'b d']:
-    """Features of pictures of any size: 2048, or 448 of VGG."""
+    """Features of images of any size: 2048, or 448 of VGG."""
     if self.network == 'inception':
       return _inception(self._on('inception', images), images)
     return _pooled(self._on('lpips', images), images)
@@ -78,11 +78,11 @@ class Features:
   def distance(
     self, x: UInt8[Array, 'b h w 3'], y: UInt8[Array, 'b h w 3']
   ) -> Float[Array, 'b']:
-    """LPIPS of pairs of pictures, whose sides are 16 at least."""
+    """LPIPS of pairs of images, whose sides are 16 at least."""
     return _distance(self._on('lpips', x), x, y)
 
   def _on(self, key: str, images: Array) -> Mapping[str, Any]:
-    """The weights, on every device that has a part of the pictures."""
+    """The weights, on every device that has a part of the images."""
     where = getattr(images, 'sharding', None)
     if isinstance(where, NamedSharding):
       where = NamedSharding(where.mesh, PartitionSpec())
@@ -98,7 +98,7 @@ class Features:
 
 
 def _exact(function: Callable[..., Array]) -> Callable[..., Array]:
-  """Jitted, for pictures of 8 bits -> a function of pictures in [0, 1].
+  """Jitted, for images of 8 bits -> a function of images in [0, 1].
 
   Without the short products of some devices, which move FID.
   """

@@ -225,7 +225,7 @@ def plan(
   Args:
     variables: anything with a shape by name, with or without the checkpoint's
       prefix 'model/' and suffix '/.ATTRIBUTES/VARIABLE_VALUE'.
-    target: the tree wanted, of anything with a shape: {'net': {'encoder',
+    target: the tree expected, of anything with a shape: {'net': {'encoder',
       'merge', 'denoiser'}, 'stats': {'encoder'}}. Without one only unknown
       names are refused.
     ema: takes the averaged copies (`encoder_ema/...`) instead of the raw
@@ -237,7 +237,7 @@ def plan(
   """
   suffix, other = ('_ema', '') if ema else ('', '_ema')
   roots, others = _parts(part)
-  wanted = [root + suffix for root in roots]
+  expected = [root + suffix for root in roots]
   spare = {root + other: 'the other copies of the weights' for root in roots}
   for root in others:
     spare |= dict.fromkeys((root, f'{root}_ema'), 'other parts of the model')
@@ -252,7 +252,7 @@ def plan(
       passed[what] = passed.get(what, 0) + 1
       continue
     path = None
-    if root in wanted:
+    if root in expected:
       path = our_path(f'{root.removesuffix(suffix)}/{rest}')
     if path is None or path in rows:
       problems.append(f'extra: {name}')
@@ -290,18 +290,18 @@ def convert(
 
 
 def _differences(rows, target) -> list[str]:
-  wanted = traverse_util.flatten_dict(dict(target))
+  expected = traverse_util.flatten_dict(dict(target))
   problems = [
     f'missing: {their_name(path) or "/".join(path)}'
-    for path in wanted.keys() - rows.keys()
+    for path in expected.keys() - rows.keys()
   ]
   problems += [
-    f'extra: {their_name(path)}' for path in rows.keys() - wanted.keys()
+    f'extra: {their_name(path)}' for path in rows.keys() - expected.keys()
   ]
   problems += [
     f'misshapen: {their_name(path)} is {rows[path].shape}, the model has '
-    f'{tuple(wanted[path].shape)}'
-    for path in rows.keys() & wanted.keys()
-    if rows[path].shape != tuple(wanted[path].shape)
+    f'{tuple(expected[path].shape)}'
+    for path in rows.keys() & expected.keys()
+    if rows[path].shape != tuple(expected[path].shape)
   ]
   return problems

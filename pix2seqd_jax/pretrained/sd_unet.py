@@ -55,7 +55,7 @@ _FIXED = {
   'conv_in_kernel': 3,
   'conv_out_kernel': 3,
 }
-# Softmaxes are in float32 anyway; the size is that of the training pictures;
+# Softmaxes are in float32 anyway; the size is that of the training images;
 # every config of diffusers has the number of heads of an embedding that is off.
 _IGNORED = (
   'sample_size',

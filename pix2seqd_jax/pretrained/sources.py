@@ -108,7 +108,7 @@ def find(
     source: a key of SOURCES.
     path: a file or a folder of weights, a folder of a whole pipeline with one
       subfolder a part, or a name on the Hub, hf://owner/repo/path.
-    only: the part wanted; None: all that are there.
+    only: the part expected; None: all that are there.
     key: where in a .pt file the weights are; see torch_files.read.
 
   Raises:
@@ -118,13 +118,13 @@ def find(
   one = named(source, only)
   parts = one.parts
   path = hub.resolve(path)
-  wanted = tuple(parts) if only is None else (only,)
+  expected = tuple(parts) if only is None else (only,)
   folders = [name for name in parts if (path / name).is_dir()]
   beside = 0
   if folders:
     pieces = {
       name: (torch_files.read(path / name, key), config_of(path / name))
-      for name in wanted
+      for name in expected
       if name in folders
     }
   else:
@@ -137,13 +137,13 @@ def find(
     config = None if some_of else config_of(path)
     some_of = some_of or _split(parts, tensors, only)
     folders = list(some_of)
-    pieces = {n: (some, config) for n, some in some_of.items() if n in wanted}
+    pieces = {n: (some, config) for n, some in some_of.items() if n in expected}
   if not pieces:
     raise ValueError(f'{path} has no {only}; it has {", ".join(folders)}.')
-  return _planned(one, source, path, wanted, pieces, beside)
+  return _planned(one, source, path, expected, pieces, beside)
 
 
-def _planned(one, source, path, wanted, pieces, beside) -> dict[str, Found]:
+def _planned(one, source, path, expected, pieces, beside) -> dict[str, Found]:
   """What becomes of the tensors of each part; one error for all that is wrong.
 
   `beside` tensors of the file are of no part.
@@ -152,7 +152,7 @@ def _planned(one, source, path, wanted, pieces, beside) -> dict[str, Found]:
   if one.is_whole:
     problems = [
       f'{path} has no {name}; if that is right, name the part that you want.'
-      for name in wanted
+      for name in expected
       if name not in pieces
     ]
   for name, (some, config) in pieces.items():
@@ -263,7 +263,7 @@ def load(
   found = find(source, path, only=only, key=key)
   if len(found) != 1:
     raise ValueError(
-      f'{path} has {", ".join(found)}; say which is wanted with only=.'
+      f'{path} has {", ".join(found)}; say which is expected with only=.'
     )
   (one,) = found.values()
   return one.module, one.read(cast)

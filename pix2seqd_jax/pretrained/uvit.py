@@ -3,7 +3,7 @@
 Their files have no config.json. One beside the weights may hold the arguments
 of their constructor; `save` writes it, and it is needed for what shapes do not
 show: another number of heads than the authors', a text of another length than
-77, a picture that is not square.
+77, an image that is not square.
 """
 
 import math
@@ -54,7 +54,7 @@ def module(
       of text, a square.
 
   Raises:
-    ValueError: without a config the heads or the picture's sides cannot be
+    ValueError: without a config the heads or the image's sides cannot be
       told.
   """
   config = dict(config or {})

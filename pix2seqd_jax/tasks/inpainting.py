@@ -1,4 +1,4 @@
-"""Completion: a part of the mask is given, the model finds the rest.
+"""Inpainting: a part of the mask is given, the model finds the rest.
 
 The protocol of LDMSeg (arXiv 2401.10227, section 4.4): of the true ids whole
 blocks are taken away, each by itself, and what comes back is scored.
@@ -20,8 +20,8 @@ from pix2seqd_jax.tasks import panoptic
 _STREAM = 0x67697665
 
 
-@TASKS.register('completion')
-class CompletionTask(panoptic.PanopticTask):
+@TASKS.register('inpainting')
+class InpaintingTask(panoptic.PanopticTask):
   """Panoptic segmentation with some pixels told; scored as without.
 
   The model is handed batch['given'] = {'instance': int32 [b, h, w], 0 where
@@ -36,7 +36,7 @@ class CompletionTask(panoptic.PanopticTask):
       upper left, and the last of a row may be cut.
     drop_rate: the chance of each block to be taken away: 0 gives all, 1
       nothing.
-    pixels: above 0, no blocks: single pixels are given, this share of all.
+    pixels: above 0, no blocks: single pixels are given, this fraction of all.
     give_void: void of the truth, where a block is given, is given as void;
       otherwise it is unknown.
     keep_given: what is given is pasted into the read-out, unchanged (at the
@@ -72,16 +72,16 @@ class CompletionTask(panoptic.PanopticTask):
     if split_things:
       raise ValueError(
         'task.split_things=True would give parts of a segment that was given '
-        'other ids; set it False for completion.'
+        'other ids; set it False for inpainting.'
       )
     if isinstance(block_size, bool) or block_size < 1 or block_size % 1:
       raise ValueError(
         f'task.block_size={block_size} must be a whole number of pixels of '
         'the mask, at least 1.'
       )
-    for key, share in (('drop_rate', drop_rate), ('pixels', pixels)):
-      if not 0 <= share <= 1:
-        raise ValueError(f'task.{key}={share} must lie in [0, 1].')
+    for key, fraction in (('drop_rate', drop_rate), ('pixels', pixels)):
+      if not 0 <= fraction <= 1:
+        raise ValueError(f'task.{key}={fraction} must lie in [0, 1].')
     self.block_size = int(block_size)
     self.drop_rate = drop_rate
     self.pixels = pixels

@@ -1,4 +1,4 @@
-"""Panoptic segmentation: one class and one id for each pixel of a picture."""
+"""Panoptic segmentation: one class and one id for each pixel of an image."""
 
 from collections.abc import Callable, Sequence
 
@@ -163,7 +163,7 @@ class PanopticTask:
     )
 
   def empty(self) -> collection.Collection:
-    """The state of no picture, for a process that has none."""
+    """The state of no image, for a process that has none."""
     if self.class_agnostic:
       quality = panoptic_quality.PanopticQuality.empty(panoptic_quality.ANY)
       return collection.Collection({'panoptic_quality': quality})
@@ -205,7 +205,7 @@ def name_segments(
   segments = tuple(
     types.Segment(
       id=i + 1 - first,
-      category=int(found[i] // span),
+      class_id=int(found[i] // span),
       score=None if scores is None else float(scores[i]),
     )
     for i in range(first, len(found))
@@ -221,7 +221,7 @@ def semantic_of(
   Raises ValueError when the map holds an id that no segment names.
   """
   names = np.array([s.id for s in segments], np.int64)
-  classes = np.array([0, *(s.category for s in segments)], np.int32)
+  classes = np.array([0, *(s.class_id for s in segments)], np.int32)
   return classes[panoptic_quality.positions(ids, names, 'truth')]
 
 

@@ -1,4 +1,4 @@
-"""Reconstruction: the picture that comes back is to be the one that went in."""
+"""Reconstruction: the image that comes back is to be the one that went in."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,10 +12,10 @@ from pix2seqd_jax.registry import TASKS
 
 @TASKS.register('reconstruction')
 class ReconstructionTask:
-  """Scores a read-out's `image` against the picture itself.
+  """Scores a read-out's `image` against the image itself.
 
   They are compared at the size of the read-out, which is that of the network
-  without padding; a picture of another size is resized as data transforms do
+  without padding; an image of another size is resized as data transforms do
   it (Pillow, bilinear), so that what a resize takes away counts nowhere.
 
   Attributes:
@@ -43,20 +43,20 @@ class ReconstructionTask:
 
   def metrics(
     self, segmentation: types.Segmentation, meta: types.Meta
-  ) -> image_error.PictureError:
-    """PSNR and mean absolute error of one picture.
+  ) -> image_error.ImageError:
+    """PSNR and mean absolute error of one image.
 
     Args:
       segmentation: its `image` counts alone.
       meta: `image` uint8 [h, w, 3] at the original size.
 
     Raises:
-      ValueError: the model draws no picture.
+      ValueError: the model draws no image.
     """
     made = segmentation.image
     if made is None:
       raise ValueError(
-        "task.name='reconstruction' scores pictures, but this model draws "
+        "task.name='reconstruction' scores images, but this model draws "
         "none; use model.name='image_autoencoder' or another task."
       )
     image = np.asarray(meta['image'])
@@ -65,8 +65,8 @@ class ReconstructionTask:
         made.shape[1::-1], Image.Resampling.BILINEAR
       )
       image = np.asarray(resized)
-    return image_error.PictureError.from_pictures(image, made)
+    return image_error.ImageError.from_images(image, made)
 
-  def empty(self) -> image_error.PictureError:
-    """The state of no picture, for a process that has none."""
-    return image_error.PictureError.empty()
+  def empty(self) -> image_error.ImageError:
+    """The state of no image, for a process that has none."""
+    return image_error.ImageError.empty()

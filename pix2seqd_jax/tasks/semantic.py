@@ -1,4 +1,4 @@
-"""Semantic segmentation: one class for each pixel of a picture."""
+"""Semantic segmentation: one class for each pixel of an image."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,7 +16,7 @@ class SemanticTask:
 
   SemFlow (https://arxiv.org/abs/2405.20282, section 4.1) reports mIoU, and its
   release has no code for it. Here it is taken at the original size, over all
-  pictures at once, where the truth is not void: void of the truth (the
+  images at once, where the truth is not void: void of the truth (the
   255 of many data sets) is ignored, void that is predicted is a miss.
 
   Attributes:
@@ -56,7 +56,7 @@ class SemanticTask:
   def metrics(
     self, segmentation: types.Segmentation, meta: types.Meta
   ) -> mean_iou.MeanIoU:
-    """mIoU, pixel accuracy and the IoU of each class, of one picture.
+    """mIoU, pixel accuracy and the IoU of each class, of one image.
 
     Args:
       segmentation: at the original size.
@@ -73,5 +73,5 @@ class SemanticTask:
     )
 
   def empty(self) -> mean_iou.MeanIoU:
-    """The state of no picture, for a process that has none."""
+    """The state of no image, for a process that has none."""
     return mean_iou.MeanIoU.empty(self.categories)

@@ -1,4 +1,4 @@
-"""Synthesis: pictures that are made from masks, and how good they are."""
+"""Synthesis: images that are made from masks, and how good they are."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ _PADDING = 128
 
 
 class Features(Protocol):
-  """What pictures, uint8 [b, h, w, 3], are judged by.
+  """What images, uint8 [b, h, w, 3], are judged by.
 
   See pix2seqd_jax.pretrained.perceptual.
   """
@@ -32,7 +32,7 @@ class Features(Protocol):
 
 
 class Synthesised(NamedTuple):
-  """A Segmentation (of the made picture) and what was measured of it."""
+  """A Segmentation (of the made image) and what was measured of it."""
 
   semantic: np.ndarray
   instance: np.ndarray
@@ -43,18 +43,18 @@ class Synthesised(NamedTuple):
 
 @TASKS.register('synthesis')
 class SynthesisTask(semantic.SemanticTask):
-  """Makes pictures of the true masks and scores them in three ways.
+  """Makes images of the true masks and scores them in three ways.
 
   SemFlow (https://arxiv.org/abs/2405.20282, section 4.2) reports FID and one
   LPIPS, whose definition it does not give; its release measures nothing. Here:
-    * FID of the first sample of each mask against the true pictures;
-    * LPIPS of that sample to the true picture (pairwise), and among
+    * FID of the first sample of each mask against the true images;
+    * LPIPS of that sample to the true image (pairwise), and among
       `num_samples` samples of one mask (diversity, 0 where all are alike);
     * mIoU of the model's own segmentation of what it made, against the mask
       that it made it from, at the original size. A model may agree with itself
-      on pictures that nobody else would read so: look at FID too.
-  Pictures are compared as the network sees them: its size, 8 bits (cut off as
-  the release writes files), grey where padded. The true pictures are kept from
+      on images that nobody else would read so: look at FID too.
+  Images are compared as the network sees them: its size, 8 bits (cut off as
+  the release writes files), grey where padded. The true images are kept from
   the model while it makes its own.
 
   Attributes:
@@ -99,7 +99,7 @@ class SynthesisTask(semantic.SemanticTask):
 
     Args:
       sample_fn: called `num_samples` times with what was given, and once with
-        {'image', 'valid'} of the first made pictures.
+        {'image', 'valid'} of the first made images.
       batch: `image`, `valid`, `given`.
       keys: [b].
 
@@ -108,18 +108,18 @@ class SynthesisTask(semantic.SemanticTask):
       first samples; `measured`, arrays [b, ...].
 
     Raises:
-      ValueError: the model makes no pictures.
+      ValueError: the model makes no images.
     """
-    # Split over devices as the pictures are: of several processes, each reads
+    # Split over devices as the images are: of several processes, each reads
     # its own rows.
     where = jnp.asarray(batch['valid']).sharding
-    truth = _pictures(batch['image'], batch['valid'])
+    truth = _images(batch['image'], batch['valid'])
     told = self._told(batch, where)
     drawn = [
       _drawn(sample_fn(told, _fold(keys, i) if i else keys))
       for i in range(self.num_samples)
     ]
-    made = [_pictures(image, batch['valid']) for image in drawn]
+    made = [_images(image, batch['valid']) for image in drawn]
     measured = {
       'made': self.features.embed(made[0]),
       'real': self.features.embed(truth),
@@ -136,8 +136,8 @@ class SynthesisTask(semantic.SemanticTask):
     return {**again, 'image': drawn[0], 'measured': measured}
 
   def _told(self, batch: types.Batch, where: Any) -> dict[str, Any]:
-    """What the model makes pictures from: not from the true ones."""
-    # A cached latent of the picture is the picture.
+    """What the model makes images from: not from the true ones."""
+    # A cached latent of the image is the image.
     told = {k: v for k, v in batch.items() if k != 'image_latent'}
     blank = np.zeros(batch['image'].shape, batch['image'].dtype)
     told['image'] = jax.device_put(blank, where)
@@ -152,7 +152,7 @@ class SynthesisTask(semantic.SemanticTask):
   def paste(
     self, segmentation: types.Segmentation, raw: types.Raw, meta: types.Meta
   ) -> Synthesised:
-    """The read-out with what was measured of its picture beside it."""
+    """The read-out with what was measured of its image beside it."""
     del meta
     return Synthesised(*segmentation, measured=raw['measured'])
 
@@ -187,7 +187,7 @@ class SynthesisTask(semantic.SemanticTask):
     )
 
   def empty(self) -> collection.Collection:
-    """The state of no picture, for a process that has none."""
+    """The state of no image, for a process that has none."""
     return collection.Collection(
       {
         'fid': fid.FID.empty(self.features.network),
@@ -198,7 +198,7 @@ class SynthesisTask(semantic.SemanticTask):
 
 
 @jax.jit
-def _pictures(image, valid):
+def _images(image, valid):
   """uint8, or what is in [0, 1] -> uint8; padding is grey."""
   if image.dtype != jnp.uint8:
     image = jnp.floor(255 * jnp.clip(image, 0, 1)).astype(jnp.uint8)
@@ -214,7 +214,7 @@ def _fold(keys, sample):
 def _drawn(raw: types.Raw) -> types.Array:
   if 'image' not in raw:
     raise ValueError(
-      "task.name='synthesis' makes pictures of masks, but this model makes "
+      "task.name='synthesis' makes images of masks, but this model makes "
       "none; use model.name='semflow', or task.name='semantic'."
     )
   return raw['image']

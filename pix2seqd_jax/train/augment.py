@@ -1,7 +1,7 @@
 """What the training step does to a batch before the model sees it.
 
 The host draws the random numbers, so that they are a function of seed and
-position; the device does the work on the pictures.
+position; the device does the work on the images.
 """
 
 import jax

@@ -25,8 +25,8 @@ SampleFn = Callable[[types.Params, types.Batch, types.Array], types.Raw]
 def make_sampler(
   model: types.Model,
   *,
-  grid: types.Grid,
-  stepper: Any,
+  timesteps: types.Timesteps,
+  sampler: Any,
   num_samples: int = 1,
   mesh: Mesh | None = None,
   **options: Any,
@@ -51,8 +51,8 @@ def make_sampler(
       params,
       batch,
       keys,
-      grid=grid,
-      stepper=stepper,
+      timesteps=timesteps,
+      sampler=sampler,
       num_samples=num_samples,
       **options,
     )
@@ -179,7 +179,7 @@ class _Count:
     real = np.asarray(batch.get('is_real', np.ones(len(metas), bool)))
     for i in np.flatnonzero(real):
       one = jax.tree.map(lambda x, i=i: x[i], raw)
-      found = self._model.read_out(one, metas[i])
+      found = self._model.postprocess(one, metas[i])
       found = self._task.refine(found)
       if self._paste is not None:
         found = self._paste(found, one, metas[i])
@@ -228,12 +228,12 @@ def evaluate(
   """Metrics of a model over host batches (this process's part of each).
 
   For each batch: inputs_only -> device -> task.predict; for each real example
-  (`is_real`): model.read_out -> task.refine -> task.paste(segmentation, raw,
+  (`is_real`): model.postprocess -> task.refine -> task.paste(segmentation, raw,
   meta), where a task has that -> task.metrics. The host reads out one batch
   while the device samples the next.
 
   Args:
-    model: gives read_out; `sample_fn` comes from make_sampler(model, ...).
+    model: gives postprocess; `sample_fn` comes from make_sampler(model, ...).
     task: what is asked.
     params: usually state.eval_params(...).
     batches: with `index`, `meta`, and `is_real` where the last is padded.

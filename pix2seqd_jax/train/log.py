@@ -1,4 +1,4 @@
-"""What a run writes down: scalars, pictures, texts; progress; means.
+"""What a run writes down: scalars, images, texts; progress; means.
 
 The writers have the method names of clu.metric_writers, whose package needs
 TensorFlow; ours do not. Only process 0 should be given writers.
@@ -64,7 +64,7 @@ _SHORT = {
   'learning_rate': 'lr',
   'steps_per_second': 'steps/s',
   'images_per_second': 'images/s',
-  'data_wait_share': 'wait',
+  'data_wait_fraction': 'wait',
   'eta_seconds': 'eta',
 }
 
@@ -128,7 +128,7 @@ class JsonlWriter(NullWriter):
     self._file.close()
 
 
-def _as_pictures(images: Any) -> np.ndarray:
+def _as_images(images: Any) -> np.ndarray:
   images = np.asarray(images)
   images = images[None] if images.ndim == 3 else images
   if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
@@ -160,7 +160,7 @@ class TensorBoardWriter(NullWriter):
   def write_images(self, step: int, images: Mapping[str, Any]) -> None:
     for name, value in images.items():
       self._writer.add_images(
-        name, _as_pictures(value), int(step), dataformats='NHWC'
+        name, _as_images(value), int(step), dataformats='NHWC'
       )
 
   def write_texts(self, step: int, texts: Mapping[str, str]) -> None:

@@ -126,7 +126,7 @@ class _Meter:
     values = {
       'steps_per_second': steps_per_second,
       'images_per_second': self._images / seconds,
-      'data_wait_share': min(waited / seconds, 1.0),
+      'data_wait_fraction': min(waited / seconds, 1.0),
       'eta_seconds': (self._total - step) / max(steps_per_second, 1e-9),
     }
     self.restart()
@@ -226,7 +226,7 @@ class _Run:
     bar.note({k: v for k, v in scalars.items() if k == 'loss'})
 
   def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-    """Metrics of this state, written down, with a panel of pictures."""
+    """Metrics of this state, written down, with a panel of images."""
     _check_finite(self.means, self.max_loss)
     results = self.eval_fn(state, step)
     self.writer.write_scalars(
@@ -339,7 +339,7 @@ def train(
 
   Step i + 1 uses fold_in(rng, i) and batch i of `batches_from(0)`, whose
   argument is the position to start from. `state` is donated: gone afterwards.
-  `eval_fn` and `panel_fn` (pictures by name) take (state, step). The
+  `eval_fn` and `panel_fn` (images by name) take (state, step). The
   checkpointer is saved to at the end and on a stop, and after each evaluation
   if it has a best_metric. SIGTERM saves and returns early, with state.step <
   num_steps; Ctrl-C saves and raises KeyboardInterrupt, a second one aborts. A

@@ -1,4 +1,4 @@
-"""Pictures that one can look at: overlays, colour keys, panels, grids, curves.
+"""Images that one can look at: overlays, colour keys, panels, grids, curves.
 
 Drawn with NumPy and Pillow; matplotlib, slow to import, serves curves alone
 and is imported there.
@@ -17,13 +17,13 @@ from pix2seqd_jax import types
 from pix2seqd_jax.encoding import panoptic_ids
 from pix2seqd_jax.visualize import palettes
 
-# Smaller pictures are enlarged, pixel by pixel, so that lines and text fit.
+# Smaller images are enlarged, pixel by pixel, so that lines and text fit.
 _LEAST_SIDE = 256
 _PAPER = (255, 255, 255)
 _INK = (32, 32, 32)
 _LINE = (255, 255, 255)
 _GAP = 6
-# Pixels that are mixed at once, so that a large picture costs no float copy.
+# Pixels that are mixed at once, so that a large image costs no float copy.
 _BAND = 1 << 20
 # Viridis, by equal steps.
 _HEAT = (
@@ -66,12 +66,12 @@ def _painted(ids, segments, categories, palette, each):
   classes = palettes.colors(categories, palette)
   random = palettes.random(len(segments)) if each else None
   for i, segment in enumerate(sorted(segments, key=lambda s: s.id), 1):
-    k = count.get(segment.category, 0)
-    count[segment.category] = k + 1
-    color = classes[segment.category]
+    k = count.get(segment.class_id, 0)
+    count[segment.class_id] = k + 1
+    color = classes[segment.class_id]
     if each:
       color = random[i]
-    elif categories[segment.category - 1].is_thing:
+    elif categories[segment.class_id - 1].is_thing:
       color = _shade(color, k)
     known[segment.id] = color
   known[0] = classes[0]
@@ -104,20 +104,20 @@ def overlay(
   palette: str | None = None,
   each: bool = False,
 ) -> np.ndarray:
-  """The picture under its coloured segments, with borders and a legend.
+  """The image under its coloured segments, with borders and a legend.
 
   Args:
     image: uint8 [h, w, 3].
-    ids: [h, w], 0 = void, which darkens the picture.
+    ids: [h, w], 0 = void, which darkens the image.
     segments: names the ids.
     categories: class c is `categories[c - 1]`.
-    alpha: 0 shows the picture and the borders, 1 the colours alone.
-    legend: names and counts of the classes below the picture; not where
+    alpha: 0 shows the image and the borders, 1 the colours alone.
+    legend: names and counts of the classes below the image; not where
       `each` is set.
     palette, each: as in `paint`.
 
   Returns:
-    uint8 [h', w', 3]; a picture smaller than 256 pixels is enlarged by a whole
+    uint8 [h', w', 3]; an image smaller than 256 pixels is enlarged by a whole
     factor, and the legend adds rows.
   """
   if image.shape != (*ids.shape, 3) or image.dtype != np.uint8:
@@ -156,7 +156,7 @@ def color_key(
   *,
   width: int = 960,
 ) -> np.ndarray:
-  """A picture of every class: its colour, its id and its name; void first.
+  """An image of every class: its colour, its id and its name; void first.
 
   Args:
     categories: any number of them; column by column, in their order.
@@ -199,10 +199,10 @@ def heat(values: np.ndarray, *, legend: bool = True) -> np.ndarray:
   )
   table = np.round(table).astype(np.uint8)
   levels = np.clip(np.nan_to_num(values) * 255 + 0.5, 0, 255).astype(np.uint8)
-  picture = _enlarge(np.take(table, levels, axis=0), _factor(values.shape))
+  image = _enlarge(np.take(table, levels, axis=0), _factor(values.shape))
   if not legend:
-    return picture
-  width = picture.shape[1]
+    return image
+  width = image.shape[1]
   size = _font_size(width)
   scale = np.linspace(0, 255, max(1, width - 6 * size)).astype(np.uint8)
   canvas = Image.new('RGB', (width, size + 2 * _GAP), _PAPER)
@@ -212,7 +212,7 @@ def heat(values: np.ndarray, *, legend: bool = True) -> np.ndarray:
   font = ImageFont.load_default(size)
   draw.text((3 * size - _GAP, middle), '0', _INK, font, anchor='rm')
   draw.text((width - 3 * size + _GAP, middle), '1', _INK, font, anchor='lm')
-  return np.concatenate([picture, np.asarray(canvas)])
+  return np.concatenate([image, np.asarray(canvas)])
 
 
 def panel(
@@ -222,10 +222,10 @@ def panel(
   categories: Sequence[types.Category],
   *,
   alpha: float = 0.8,
-  captions: Sequence[str] = ('picture', 'truth', 'prediction'),
+  captions: Sequence[str] = ('image', 'truth', 'prediction'),
   legend: bool = True,
 ) -> np.ndarray:
-  """A strip: picture | truth | prediction, one legend below; uint8.
+  """A strip: image | truth | prediction, one legend below; uint8.
 
   `truth` and `prediction` are (ids [h, w], segments); None leaves one out.
   """
@@ -235,54 +235,54 @@ def panel(
     for caption, what in zip(captions, (image, truth, prediction))
     if what is not None
   ]
-  pictures = [_enlarge(image, _factor(image.shape[:2]))]
-  pictures += [
+  images = [_enlarge(image, _factor(image.shape[:2]))]
+  images += [
     overlay(image, *m, categories, alpha=alpha, legend=False) for m in maps
   ]
-  strip = grid(pictures, len(pictures), captions)
+  strip = grid(images, len(images), captions)
   return with_legend(strip, maps, categories) if legend else strip
 
 
 def with_legend(
-  picture: np.ndarray,
+  image: np.ndarray,
   maps: Sequence[tuple[np.ndarray, Sequence[types.Segment]]],
   categories: Sequence[types.Category],
 ) -> np.ndarray:
-  """The picture, uint8, above the colours and names of the maps' classes."""
+  """The image, uint8, above the colours and names of the maps' classes."""
   items = _items(maps, categories, count=False)
-  return np.concatenate([picture, _legend(items, picture.shape[1])])
+  return np.concatenate([image, _legend(items, image.shape[1])])
 
 
 def grid(
-  pictures: Sequence[np.ndarray],
+  images: Sequence[np.ndarray],
   columns: int,
   captions: Sequence[str] | None = None,
 ) -> np.ndarray:
-  """Pictures uint8 [h, w, 3] of any sizes side by side, a caption over each.
+  """Images uint8 [h, w, 3] of any sizes side by side, a caption over each.
 
   Each stands in the top left corner of a cell as large as the largest; what is
   left is white.
   """
-  if not len(pictures) or columns < 1:
+  if not len(images) or columns < 1:
     raise ValueError(
-      f'a grid needs pictures and columns >= 1; got {len(pictures)} pictures '
+      f'a grid needs images and columns >= 1; got {len(images)} images '
       f'in {columns} columns.'
     )
-  height = max(p.shape[0] for p in pictures)
-  width = max(p.shape[1] for p in pictures)
+  height = max(p.shape[0] for p in images)
+  width = max(p.shape[1] for p in images)
   size = _font_size(width)
   head = size + _GAP if captions else 0
-  rows = -(-len(pictures) // columns)
-  columns = min(columns, len(pictures))
+  rows = -(-len(images) // columns)
+  columns = min(columns, len(images))
   cell = (height + head + _GAP, width + _GAP)
   canvas = Image.new(
     'RGB', (columns * cell[1] - _GAP, rows * cell[0] - _GAP), _PAPER
   )
   draw = ImageDraw.Draw(canvas)
   font = ImageFont.load_default(size)
-  for i, picture in enumerate(pictures):
+  for i, image in enumerate(images):
     y, x = i // columns * cell[0], i % columns * cell[1]
-    canvas.paste(Image.fromarray(picture), (x, y + head))
+    canvas.paste(Image.fromarray(image), (x, y + head))
     if captions:
       text = _fit(captions[i], font, width)
       draw.text((x + 2, y + head // 2), text, _INK, font, anchor='lm')
@@ -350,7 +350,7 @@ def _items(
   numbers: dict[int, int] = {}
   for _, segments in maps:
     for segment in segments:
-      numbers[segment.category] = numbers.get(segment.category, 0) + 1
+      numbers[segment.class_id] = numbers.get(segment.class_id, 0) + 1
   order = sorted(numbers, key=lambda c: (not categories[c - 1].is_thing, c))
   items = []
   for c in order:

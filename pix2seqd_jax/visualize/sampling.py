@@ -21,7 +21,7 @@ def denoising(
   alpha: float = 0.8,
   side: int = 384,
 ) -> np.ndarray:
-  """A strip: the picture, then it under each of the frames; uint8.
+  """A strip: the image, then it under each of the frames; uint8.
 
   Args:
     image: uint8 [h, w, 3].
@@ -31,13 +31,13 @@ def denoising(
     each: one random colour for each id, the same in all frames, in place of
       the classes' colours and their legend.
     alpha: as in visualize.overlay.
-    side: larger pictures are shrunk to this, in pixels.
+    side: larger images are shrunk to this, in pixels.
   """
   whole = np.zeros(image.shape[:2], np.int32), ()
   plain = overlays.overlay(image, *whole, categories, 0.0, legend=False)
   painted = _painted(image, frames, categories, each, alpha)
-  pictures = [_shrunk(picture, side) for picture in (plain, *painted)]
-  strip = overlays.grid(pictures, len(pictures), ['picture', *captions])
+  images = [_shrunk(image, side) for image in (plain, *painted)]
+  strip = overlays.grid(images, len(images), ['image', *captions])
   return strip if each else overlays.with_legend(strip, frames, categories)
 
 
@@ -53,7 +53,7 @@ def seeds(
   alpha: float = 0.8,
   side: int = 384,
 ) -> np.ndarray:
-  """A grid: the picture, it under each sample, where they agree; uint8.
+  """A grid: the image, it under each sample, where they agree; uint8.
 
   Args:
     image: uint8 [h, w, 3].
@@ -68,9 +68,9 @@ def seeds(
   plain = overlays.overlay(image, *whole, categories, 0.0, legend=False)
   painted = _painted(image, samples, categories, each, alpha)
   shared = overlays.heat(agreement, legend=False)
-  pictures = [_shrunk(picture, side) for picture in (plain, *painted, shared)]
-  captions = ['picture', *captions, 'agreement (bright)']
-  grid = overlays.grid(pictures, columns, captions)
+  images = [_shrunk(image, side) for image in (plain, *painted, shared)]
+  captions = ['image', *captions, 'agreement (bright)']
+  grid = overlays.grid(images, columns, captions)
   return grid if each else overlays.with_legend(grid, samples, categories)
 
 
@@ -85,11 +85,11 @@ def _painted(image, maps, categories, each, alpha):
   ]
 
 
-def _shrunk(picture, side):
+def _shrunk(image, side):
   """No side longer than `side`."""
-  factor = side / max(picture.shape[:2])
+  factor = side / max(image.shape[:2])
   if factor >= 1:
-    return picture
-  height, width = (max(1, round(factor * n)) for n in picture.shape[:2])
-  small = Image.fromarray(picture).resize((width, height), Image.Resampling.BOX)
+    return image
+  height, width = (max(1, round(factor * n)) for n in image.shape[:2])
+  small = Image.fromarray(image).resize((width, height), Image.Resampling.BOX)
   return np.asarray(small)

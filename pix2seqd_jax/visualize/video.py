@@ -1,4 +1,4 @@
-"""Pictures -> a film: GIF by Pillow alone, MP4 where imageio-ffmpeg is."""
+"""Images -> a video: GIF by Pillow alone, MP4 where imageio-ffmpeg is."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ def write(
   fps: float | int = 10,
   hold: float | int = 1.5,
 ) -> pathlib.Path:
-  """Writes a film, NAME.gif (which begins again) or NAME.mp4.
+  """Writes a video, NAME.gif (which begins again) or NAME.mp4.
 
   Args:
     path: its folder is made if it does not exist.
@@ -37,7 +37,7 @@ def write(
   path = pathlib.Path(path)
   kind = path.suffix.lower().lstrip('.')
   if kind not in FORMATS:
-    raise ValueError(f'film {path}: the name must end with .gif or .mp4.')
+    raise ValueError(f'video {path}: the name must end with .gif or .mp4.')
   _check(frames, fps, hold)
   if kind == 'mp4':
     ffmpeg()
@@ -51,17 +51,17 @@ def write(
 
 def _check(frames, fps, hold):
   if not len(frames):
-    raise ValueError('a film needs at least one frame.')
+    raise ValueError('a video needs at least one frame.')
   for frame in frames:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] != 3:
       raise ValueError(
-        f'frames of a film are uint8 [h, w, 3], not {frame.dtype} '
+        f'frames of a video are uint8 [h, w, 3], not {frame.dtype} '
         f'{frame.shape}.'
       )
   sizes = {frame.shape[:2] for frame in frames}
   if len(sizes) > 1:
     raise ValueError(
-      f'frames of a film must be of one size, not {sorted(sizes)}; resize them.'
+      f'frames of a video must be of one size, not {sorted(sizes)}; resize them.'
     )
   if not (0 < fps <= 100 and 0 <= hold <= 60):
     raise ValueError(
@@ -75,17 +75,17 @@ def _write_gif(path, frames, fps, hold):
   step = max(1, len(frames) // 16)
   together = np.concatenate([*frames[::step], frames[-1]])
   palette = Image.fromarray(together).quantize(_COLORS)
-  pictures = [
+  images = [
     Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
     for frame in frames
   ]
   times = [max(20, round(1000 / fps))] * len(frames)
   times[0] = times[-1] = max(times[0], round(1000 * hold))
-  pictures[0].save(
+  images[0].save(
     path,
     format='GIF',
     save_all=True,
-    append_images=pictures[1:],
+    append_images=images[1:],
     duration=times,
     loop=0,
   )
@@ -97,7 +97,7 @@ def ffmpeg():
     import imageio_ffmpeg
   except ImportError as error:
     raise ValueError(
-      'a film as MP4 needs imageio-ffmpeg (pip install imageio-ffmpeg); or '
+      'a video as MP4 needs imageio-ffmpeg (pip install imageio-ffmpeg); or '
       'write a GIF.'
     ) from error
   return imageio_ffmpeg

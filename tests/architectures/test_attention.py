@@ -153,7 +153,7 @@ _SD = (1, 4096, 8, 40)
 
 
 @pytest.mark.parametrize(
-  ('device', 'dtype', 'shape', 'num_keys', 'mask', 'wanted'),
+  ('device', 'dtype', 'shape', 'num_keys', 'mask', 'expected'),
   [
     (_CPU, _F32, _SD, 4096, None, 'chunked'),
     (_CPU, _BF16, (1, 1023, 8, 40), 4096, None, 'xla'),
@@ -173,11 +173,11 @@ _SD = (1, 4096, 8, 40)
     (attention.Device('tpu', 4), _BF16, _SD, 4096, None, 'xla'),
   ],
 )
-def test_auto(device, dtype, shape, num_keys, mask, wanted):
+def test_auto(device, dtype, shape, num_keys, mask, expected):
   args = device, dtype, shape, num_keys, mask
-  assert attention.choose('auto', *args) == wanted
+  assert attention.choose('auto', *args) == expected
   # What was chosen may be asked for.
-  assert attention.choose(wanted, *args) == wanted
+  assert attention.choose(expected, *args) == expected
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ def test_splash_is_equal_to_xla(n, m, is_causal, is_masked):
 
   ours = values(attention_kernels.splash, interpret=True)
   theirs = values(attention_kernels.xla)
-  for array, wanted in zip(ours, theirs):
-    np.testing.assert_allclose(array, wanted, atol=1e-6)
+  for array, expected in zip(ours, theirs):
+    np.testing.assert_allclose(array, expected, atol=1e-6)
 
 
 def test_splash_of_what_sees_nothing_is_finite():

@@ -11,11 +11,10 @@ from pix2seqd_jax.architectures import class_head
 TINY = {'width': 8, 'num_blocks': 1, 'dilations': (1, 2), 'groups': 4}
 
 
-def maps(mask=(2, 8, 12, 5), picture=(2, 4, 6, 3), seed=0):
+def maps(mask=(2, 8, 12, 5), image=(2, 4, 6, 3), seed=0):
   rng = np.random.default_rng(seed)
   return tuple(
-    jnp.asarray(rng.normal(size=shape), jnp.float32)
-    for shape in (mask, picture)
+    jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in (mask, image)
   )
 
 
@@ -68,37 +67,39 @@ def test_deeplab_is_what_its_paper_says():
   net = class_head.DeepLab(5, 8, (1, 3), 4)
   variables = oracles.random_variables(net, x)
   params = jax.tree.map(lambda v: np.asarray(v, np.float64), variables)
-  wanted = by_definition(np.asarray(x, np.float64), params['params'], (1, 3), 4)
+  expected = by_definition(
+    np.asarray(x, np.float64), params['params'], (1, 3), 4
+  )
   found = net.apply(variables, x)
-  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('stride', [1, 2])
 def test_logits_have_the_size_of_the_mask(stride):
-  mask, picture = maps()
+  mask, image = maps()
   net = class_head.ClassHead(3, stride=stride, **TINY)
-  variables = oracles.random_variables(net, mask, picture)
-  logits = net.apply(variables, mask, picture)
+  variables = oracles.random_variables(net, mask, image)
+  logits = net.apply(variables, mask, image)
   assert logits.shape == (2, 8, 12, 4) and logits.dtype == jnp.float32
-  # The features of the picture may be of any size.
-  again = net.apply(variables, mask, class_head.resize(picture, (8, 12)))
+  # The features of the image may be of any size.
+  again = net.apply(variables, mask, class_head.resize(image, (8, 12)))
   np.testing.assert_allclose(again, logits, rtol=1e-5, atol=1e-5)
 
 
 def test_a_fresh_head_knows_nothing_and_learns_in_all_its_parts():
-  mask, picture = maps()
+  mask, image = maps()
   net = class_head.ClassHead(3, **TINY)
   fast = {'xla_backend_optimization_level': 0}
   logits, _ = jax.jit(net.init_with_output, compiler_options=fast)(
-    jax.random.key(0), mask, picture
+    jax.random.key(0), mask, image
   )
   np.testing.assert_allclose(jax.nn.softmax(logits), 0.25, atol=1e-3)
 
   def loss(params):
-    out = net.apply({'params': params}, mask, picture)
+    out = net.apply({'params': params}, mask, image)
     return -jnp.mean(jax.nn.log_softmax(out)[..., 1])
 
-  params = oracles.random_variables(net, mask, picture)['params']
+  params = oracles.random_variables(net, mask, image)['params']
   gradients = jax.jit(jax.grad(loss), compiler_options=fast)(params)
   for path, leaf in jax.tree.leaves_with_path(gradients):
     assert np.abs(leaf).max() > 0, jax.tree_util.keystr(path)

@@ -1,4 +1,4 @@
-"""Pictures for CLIP, the tower that sees them, and both towers' space."""
+"""Images for CLIP, the tower that sees them, and both towers' space."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def see(variables):
 
 
 @pytest.mark.parametrize(
-  ('module', 'wanted'),
+  ('module', 'expected'),
   [
     (CLIP(), 151_277_313),
     (
@@ -61,9 +61,9 @@ def see(variables):
   ],
   ids=['B/32', 'L/14'],
 )
-def test_number_of_parameters(module, wanted):
+def test_number_of_parameters(module, expected):
   leaves = jax.tree.leaves(clip.shapes(module))
-  assert sum(leaf.size for leaf in leaves) == wanted
+  assert sum(leaf.size for leaf in leaves) == expected
 
 
 def test_states(inputs, see):
@@ -130,9 +130,9 @@ def test_vectors_are_never_in_half_precision(inputs, variables):
   assert {leaf.dtype for leaf in found} == {jnp.dtype('float32')}
 
 
-def test_a_picture_of_another_size():
+def test_a_image_of_another_size():
   image = jax.ShapeDtypeStruct((1, 11, 12, 3), jnp.float32)
-  with pytest.raises(ValueError, match=r'pictures of \(11, 12\) must be of'):
+  with pytest.raises(ValueError, match=r'images of \(11, 12\) must be of'):
     jax.eval_shape(CLIPImage(**FIELDS).init, jax.random.key(0), image)
   with pytest.raises(ValueError, match='width=8 must be a multiple of'):
     jax.eval_shape(
@@ -141,28 +141,28 @@ def test_a_picture_of_another_size():
 
 
 @pytest.mark.parametrize('shape', [(40, 40), (40, 61), (61, 40), (9, 30)])
-def test_prepared_pictures(shape):
+def test_prepared_images(shape):
   rng = np.random.default_rng(1)
   # Far from 0 and 255, where Pillow cuts what overshoots after each axis.
   image = rng.integers(90, 160, (*shape, 3), dtype=np.uint8)
   found = clip_image.prepare(image, 20)
   assert found.shape == (20, 20, 3) and found.dtype == np.float32
-  # The same picture on its side, as filters know no direction.
+  # The same image on its side, as filters know no direction.
   turned = clip_image.prepare(np.ascontiguousarray(image.swapaxes(0, 1)), 20)
   levels = (found - turned.swapaxes(0, 1)) * np.array(clip_image.STD) * 255
   assert np.abs(levels).max() < 3.1  # Pillow rounds after each axis
   # One colour stays itself.
   flat = clip_image.prepare(np.full((*shape, 3), 51, np.uint8), 20)
-  wanted = (0.2 - np.array(clip_image.MEAN)) / np.array(clip_image.STD)
-  np.testing.assert_allclose(flat, np.broadcast_to(wanted, (20, 20, 3)), 1e-5)
+  expected = (0.2 - np.array(clip_image.MEAN)) / np.array(clip_image.STD)
+  np.testing.assert_allclose(flat, np.broadcast_to(expected, (20, 20, 3)), 1e-5)
 
 
 def test_the_centre_is_cut_out():
   image = np.zeros((20, 41, 3), np.uint8)
   image[:, 10:30] = np.arange(20)[:, None]
   found = clip_image.prepare(image, 20)
-  wanted = np.arange(20)[:, None] / 255
+  expected = np.arange(20)[:, None] / 255
   levels = found * np.array(clip_image.STD) + np.array(clip_image.MEAN)
   np.testing.assert_allclose(
-    levels, np.broadcast_to(wanted, (20, 20, 3)), atol=1e-6
+    levels, np.broadcast_to(expected, (20, 20, 3)), atol=1e-6
   )

@@ -139,8 +139,8 @@ def test_which_token_is_pooled(variables, run):
   )
   apply = jax.jit(tiny(eos_id=7).apply)
   # A text without it is pooled at its first token, as in transformers.
-  wanted = hidden[jnp.arange(2), jnp.array([0, 2])]
-  np.testing.assert_allclose(apply(variables, IDS).pooled, wanted, rtol=1e-5)
+  expected = hidden[jnp.arange(2), jnp.array([0, 2])]
+  np.testing.assert_allclose(apply(variables, IDS).pooled, expected, rtol=1e-5)
 
 
 def test_how_it_is_computed_changes_nothing(variables):

@@ -28,8 +28,8 @@ def _assert_equal(function, inputs, *options):
 
   ours, theirs = values(function), values(convolutions.by_xla)
   assert ours[1].dtype == np.float64
-  for array, wanted in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
-    np.testing.assert_allclose(array, wanted, atol=1e-12)
+  for array, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+    np.testing.assert_allclose(array, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(('strides', 'padding'), _STRIDES_AND_PADDING)
@@ -53,9 +53,9 @@ def test_tiles(monkeypatch, size, strip):
 def test_tiles_lose_no_digits(mean):
   inputs = [x.astype(jnp.float32) for x in _inputs(12, 12, 64, 64, mean)]
   with jax.enable_x64(True):
-    wanted = convolutions.by_xla(*(x.astype(jnp.float64) for x in inputs))
+    expected = convolutions.by_xla(*(x.astype(jnp.float64) for x in inputs))
   ours, xla = (
-    np.abs(way(*inputs) - np.asarray(wanted)).max() / np.abs(wanted).max()
+    np.abs(way(*inputs) - np.asarray(expected)).max() / np.abs(expected).max()
     for way in (convolutions.by_tiles, convolutions.by_xla)
   )
   assert ours < 1e-6
@@ -63,7 +63,7 @@ def test_tiles_lose_no_digits(mean):
 
 
 @pytest.mark.parametrize(
-  ('side', 'channels', 'strides', 'dtype', 'wanted'),
+  ('side', 'channels', 'strides', 'dtype', 'expected'),
   [
     (16, 64, 1, jnp.float32, 'by_patches'),
     (32, 64, 1, jnp.float32, 'by_tiles'),
@@ -72,9 +72,9 @@ def test_tiles_lose_no_digits(mean):
     (64, 64, 2, jnp.float32, 'by_xla'),
   ],
 )
-def test_the_choice(monkeypatch, side, channels, strides, dtype, wanted):
+def test_the_choice(monkeypatch, side, channels, strides, dtype, expected):
   if jax.default_backend() != 'cpu':
-    wanted = 'by_xla'
+    expected = 'by_xla'
   taken = []
   for name in ('by_patches', 'by_tiles', 'by_xla'):
 
@@ -90,7 +90,7 @@ def test_the_choice(monkeypatch, side, channels, strides, dtype, wanted):
     return convolutions.convolve(x, kernel, strides)
 
   run()
-  assert taken == [wanted]
+  assert taken == [expected]
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
   run()
-  assert taken == [wanted, 'by_xla']
+  assert taken == [expected, 'by_xla']

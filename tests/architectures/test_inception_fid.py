@@ -30,7 +30,7 @@ def _cut(x, corner, like):
 
 
 def weight(name, told):
-  """An array of the oracle, by its recipe."""
+  """An array of the oracle, by its config."""
   shape = told['shape']
   rng = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
   z = rng.standard_normal(shape)
@@ -50,9 +50,9 @@ def weight(name, told):
 def original(shared):
   """(variables with the original's weights, the oracle)."""
   folder = shared / 'oracles' / 'inception_fid'
-  recipe = json.loads((folder / 'inception_weights_recipe.json').read_text())
+  config = json.loads((folder / 'inception_weights_config.json').read_text())
   tensors = {}
-  for name, told in recipe['tensors'].items():
+  for name, told in config['tensors'].items():
     if name.endswith('num_batches_tracked'):
       tensors[name] = np.zeros((), np.int64)
       continue
@@ -77,12 +77,12 @@ def test_the_original(original, dtype, bound):
     )
     with jax.default_matmul_precision('highest'):
       found = blocks(variables, x)
-      picture = jax.jit(inception_fid.resize)(x)
+      image = jax.jit(inception_fid.resize)(x)
   name = f'inception_fid/{dtype}'
-  assert picture.shape == (2, 299, 299, 3)
-  wanted = np.moveaxis(z['resized_crop'], 1, -1)
-  crop = _cut(picture, (100, 200), wanted)
-  parity.check(name, 'resized_crop', crop, wanted, bound=bound)
+  assert image.shape == (2, 299, 299, 3)
+  expected = np.moveaxis(z['resized_crop'], 1, -1)
+  crop = _cut(image, (100, 200), expected)
+  parity.check(name, 'resized_crop', crop, expected, bound=bound)
   parity.check(name, 'pool2048', found.pool3, z['pool2048'], bound=bound)
   for i in range(3):
     block = np.asarray(found[i])
@@ -90,9 +90,9 @@ def test_the_original(original, dtype, bound):
     parity.check(
       name, f'block{i}_avg', average, z[f'block{i}_avg'], bound=bound
     )
-    wanted = np.moveaxis(z[f'block{i}_crop'], 1, -1)
-    crop = _cut(block, _CORNERS[i], wanted)
-    parity.check(name, f'block{i}_crop', crop, wanted, bound=bound)
+    expected = np.moveaxis(z[f'block{i}_crop'], 1, -1)
+    crop = _cut(block, _CORNERS[i], expected)
+    parity.check(name, f'block{i}_crop', crop, expected, bound=bound)
 
 
 def test_the_published_file():

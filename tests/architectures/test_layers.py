@@ -11,11 +11,11 @@ from pix2seqd_jax.architectures import layers
 def test_groups_divide_every_width():
   for channels in range(1, 520):
     groups = layers.num_groups(channels)
-    wanted = min(channels // 4, 32)
+    expected = min(channels // 4, 32)
     assert channels % groups == 0
-    assert 1 <= groups <= max(wanted, 1)
-    if wanted and channels % wanted == 0:
-      assert groups == wanted
+    assert 1 <= groups <= max(expected, 1)
+    if expected and channels % expected == 0:
+      assert groups == expected
 
 
 def test_groups_of_another_width():
@@ -63,17 +63,19 @@ def test_norms_of_bfloat16_use_float32():
     y = norm.apply(norm.init(jax.random.key(0), x), x)
     assert y.dtype == jnp.bfloat16
     wide = np.asarray(x, np.float64).ravel()
-    wanted = (wide - wide.mean()) / wide.std()
+    expected = (wide - wide.mean()) / wide.std()
     np.testing.assert_allclose(
-      np.asarray(y, np.float64).ravel(), wanted, atol=0.01
+      np.asarray(y, np.float64).ravel(), expected, atol=0.01
     )
 
 
 @pytest.mark.parametrize('factor', [1, 2, 3])
 def test_upsample_repeats(factor):
   x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
-  wanted = x.repeat(factor, axis=1).repeat(factor, axis=2)
-  np.testing.assert_array_equal(layers.upsample(jnp.asarray(x), factor), wanted)
+  expected = x.repeat(factor, axis=1).repeat(factor, axis=2)
+  np.testing.assert_array_equal(
+    layers.upsample(jnp.asarray(x), factor), expected
+  )
 
 
 def test_drop_path_drops_whole_examples():

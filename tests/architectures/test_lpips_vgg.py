@@ -71,8 +71,8 @@ def test_the_formula(net):
   x, y = signed_images()
   with jax.default_matmul_precision('highest'):
     ours = distance(variables, x, y)
-  wanted = [by_hand(variables, a, b) for a, b in zip(x, y, strict=True)]
-  np.testing.assert_allclose(ours, wanted, rtol=1e-5)
+  expected = [by_hand(variables, a, b) for a, b in zip(x, y, strict=True)]
+  np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
 def test_a_distance(net):

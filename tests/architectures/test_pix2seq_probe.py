@@ -2,7 +2,7 @@
 
 Every variable is filled from its name, so no weights are needed; the numbers
 come from the original in TensorFlow (table 3.7 of our notes on it). The slow
-one of this room: 94 million parameters on a picture of 64 x 64.
+one of this package: 94 million parameters on an image of 64 x 64.
 """
 
 import csv

@@ -4,7 +4,7 @@ import pytest
 
 from pix2seqd_jax.architectures.pyramid import TopDownMerge
 
-# Of a picture of 64 x 96.
+# Of an image of 64 x 96.
 HIDDEN = (jnp.ones((1, 16, 24, 8)), jnp.ones((1, 8, 12, 12)))
 TOKENS = jnp.ones((1, 4 * 6, 20))
 

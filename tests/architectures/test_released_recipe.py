@@ -1,4 +1,4 @@
-"""The defaults are the released recipe, parameter for parameter."""
+"""The defaults are the released config, parameter for parameter."""
 
 import jax
 import jax.numpy as jnp

@@ -55,21 +55,21 @@ def test_downsample(padding, first):
   layer = sd_layers.Downsample(3, padding)
   params = {'conv': {'kernel': middle_tap(4, 3), 'bias': jnp.arange(3.0)}}
   out = compiled(layer)({'params': params}, X)
-  wanted = X[:, first::2, first::2, :3] + jnp.arange(3.0)
-  np.testing.assert_array_equal(out, wanted)
+  expected = X[:, first::2, first::2, :3] + jnp.arange(3.0)
+  np.testing.assert_array_equal(out, expected)
 
 
 def test_upsample():
   layer = sd_layers.Upsample(3)
   params = {'conv': {'kernel': middle_tap(4, 3), 'bias': jnp.arange(3.0)}}
   out = compiled(layer)({'params': params}, X)
-  wanted = np.repeat(np.repeat(X[..., :3], 2, axis=1), 2, axis=2)
-  np.testing.assert_array_equal(out, wanted + np.arange(3, dtype=np.float32))
+  expected = np.repeat(np.repeat(X[..., :3], 2, axis=1), 2, axis=2)
+  np.testing.assert_array_equal(out, expected + np.arange(3, dtype=np.float32))
   # The neighbours of the doubled map are what is convolved.
   kernel = jnp.zeros((3, 3, 4, 3)).at[1, 0].set(jnp.eye(4, 3))
   params = {'conv': {'kernel': kernel, 'bias': jnp.zeros(3)}}
   out = compiled(layer)({'params': params}, X)
-  np.testing.assert_array_equal(out[:, :, 1:], wanted[:, :, :-1])
+  np.testing.assert_array_equal(out[:, :, 1:], expected[:, :, :-1])
   np.testing.assert_array_equal(out[:, :, 0], 0)
 
 

@@ -109,8 +109,8 @@ def test_no_seams():
 
 def test_trees_types_and_jit():
   def two(z):
-    picture = decode(z)
-    return {'a': picture, 'b': (picture[..., :1].astype(jnp.bfloat16),)}
+    image = decode(z)
+    return {'a': image, 'b': (image[..., :1].astype(jnp.bfloat16),)}
 
   z = noise(2, 19, 23, 4)
   tiled = jax.jit(lambda z: decode_tiled(two, z, 8, 2))(z)

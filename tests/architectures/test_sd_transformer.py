@@ -35,9 +35,9 @@ def test_places_have_no_order(variables, out):
   flipped = apply(variables, X[:, ::-1], CONTEXT[:, ::-1])
   np.testing.assert_allclose(flipped[:, ::-1], out, atol=1e-5)
   turned = X.swapaxes(1, 2).reshape(X.shape)
-  wanted = out.swapaxes(1, 2).reshape(X.shape)
+  expected = out.swapaxes(1, 2).reshape(X.shape)
   found = apply(variables, turned, CONTEXT)
-  np.testing.assert_allclose(found, wanted, atol=1e-5)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_examples_have_their_own_context(variables, out):
@@ -84,6 +84,6 @@ def test_geglu():
   params = {'proj': {'kernel': kernel, 'bias': jnp.zeros(2)}}
   x = jnp.array([[[3.0, 1.3], [1.3, -0.7]]])
   gelu = [[v * (1 + math.erf(v / math.sqrt(2))) / 2] for v in (1.3, -0.7)]
-  wanted = np.array([[[3.0], [1.3]]]) * np.array([gelu])
+  expected = np.array([[[3.0], [1.3]]]) * np.array([gelu])
   out = layer.apply({'params': params}, x)
-  np.testing.assert_allclose(out, wanted, rtol=2e-6)
+  np.testing.assert_allclose(out, expected, rtol=2e-6)

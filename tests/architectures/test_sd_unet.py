@@ -94,9 +94,9 @@ def check_blocks(name, module, variables, z, inputs, dtype, bound):
   for key in TRACES.keys() & z.keys():
     ours = taps[f'{TRACES[key]}/__call__'][0]
     ours = ours[0] if isinstance(ours, tuple) else ours  # DownBlock's map
-    wanted = nhwc(z[key])
-    ours = ours[: len(wanted)]
-    parity.check(name, f'{key} {dtype}', ours, wanted, bound=bound)
+    expected = nhwc(z[key])
+    ours = ours[: len(expected)]
+    parity.check(name, f'{key} {dtype}', ours, expected, bound=bound)
 
 
 def test_diffusers(shared, precision):
@@ -156,8 +156,8 @@ def test_semflow_in_float64(shared):
     for kind, theirs in batches.items():
       batch = {key: np.float32(theirs[key]) for key in INPUTS}
       _, out = run(variables, batch)
-      key, wanted = f'{kind}/model_pred', theirs['model_pred']
-      parity.check('semflow/train', f'{key} float64', out, wanted, bound=2e-6)
+      key, expected = f'{kind}/model_pred', theirs['model_pred']
+      parity.check('semflow/train', f'{key} float64', out, expected, bound=2e-6)
 
 
 def test_semflow_trains(shared):
@@ -192,8 +192,8 @@ def test_the_time_code_of_diffusers(shared):
   z = oracles.load_npz(path)
   code = time_code(jnp.asarray(z['timestep']), 16)
   name = 'diffusers/unet_small_in4'
-  wanted = z['trace/time_proj']
-  parity.check(name, 'time_proj', code[: len(wanted)], wanted, bound=2e-6)
+  expected = z['trace/time_proj']
+  parity.check(name, 'time_proj', code[: len(expected)], expected, bound=2e-6)
 
 
 def test_options_of_the_time_code():
@@ -309,14 +309,14 @@ def test_remat_and_dropout():
     return jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)
 
   plain, key = grad(False), jax.random.key(3)
-  (wanted, out), (found, same) = (
+  (expected, out), (found, same) = (
     plain(variables, key),
     grad(True)(variables, key),
   )
   np.testing.assert_allclose(out, same, atol=1e-5)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
-    wanted,
+    expected,
     found,
   )
   other = plain(variables, jax.random.key(4))[1]

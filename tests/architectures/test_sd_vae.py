@@ -25,13 +25,13 @@ FLOORS = {
 TINY = sd_vae.SDVAE(block_out_channels=(8, 8), layers_per_block=1, groups=4)
 
 
-def picture(*shape, seed=0):
+def image(*shape, seed=0):
   values = np.random.default_rng(seed).uniform(-1, 1, size=shape)
   return jnp.asarray(values, jnp.float32)
 
 
 # One size for all laws, not square: each further one is compiled.
-X, Z = picture(1, 4, 6, 3), picture(1, 2, 3, 4)
+X, Z = image(1, 4, 6, 3), image(1, 2, 3, 4)
 
 
 @pytest.fixture(autouse=True)
@@ -80,12 +80,12 @@ class Original:
     inputs = {k: nhwc(v).astype(self.dtype) for k, v in inputs.items()}
     dtype = np.dtype(self.dtype).name
     for key, ours in run(compute, self.variables, inputs).items():
-      wanted = theirs[key]
+      expected = theirs[key]
       bound = FLOAT32
       if self.dtype == np.float64:
         bound = FLOORS.get((self.name, key), FLOAT64)
-      wanted = nhwc(wanted) if wanted.ndim == 4 else wanted
-      parity.check(self.name, f'{key} {dtype}', ours, wanted, bound=bound)
+      expected = nhwc(expected) if expected.ndim == 4 else expected
+      parity.check(self.name, f'{key} {dtype}', ours, expected, bound=bound)
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=['float32', 'float64'])
@@ -140,8 +140,8 @@ def test_semflow(original, shared):
   config = json.loads((folder / 'meta.json').read_text())['vae']['config']
   theirs = oracles.load_npz(folder / 'train_and_sample.npz')
 
-  def compute(vae, pictures, noise, z):
-    both = vae.encode(pictures)
+  def compute(vae, images, noise, z):
+    both = vae.encode(images)
     rgb, mask = (
       sd_vae.Posterior(both.mean[some], both.logvar[some])
       for some in (slice(2), slice(2, 4))
@@ -159,14 +159,14 @@ def test_semflow(original, shared):
   vae.check(
     compute,
     theirs,
-    pictures=np.concatenate([theirs['image'], theirs['perturbed_semseg']]),
+    images=np.concatenate([theirs['image'], theirs['perturbed_semseg']]),
     noise=theirs['rng/01_randn'],
     z=theirs['sample_seg/steps25_final'],
   )
 
 
 def test_ldmseg(original, shared):
-  """An encoder alone, in diffusers' old names; pictures in [0, 1]."""
+  """An encoder alone, in diffusers' old names; images in [0, 1]."""
   folder = shared / 'oracles' / 'ldmseg_ldm'
   config = json.loads((folder / 'meta.json').read_text())['vae_image']['config']
   theirs = oracles.load_npz(folder / 'pipe_u12_small.npz')
@@ -204,7 +204,7 @@ def test_counts():
 
 
 def test_posterior():
-  moments = picture(2, 3, 5, 8) * 100
+  moments = image(2, 3, 5, 8) * 100
   posterior = sd_vae.Posterior.from_moments(moments)
   np.testing.assert_array_equal(posterior.mean, moments[..., :4])
   np.testing.assert_array_equal(
@@ -280,7 +280,7 @@ def test_sizes(tiny):
     ('decode', (1, 6, 8, 3), 'height, width, 4'),
   ],
 )
-def test_wrong_pictures(tiny, method, shape, message):
+def test_wrong_images(tiny, method, shape, message):
   with pytest.raises(ValueError, match=message):
     TINY.apply(tiny, jnp.zeros(shape), method=method)
 
@@ -375,7 +375,7 @@ def test_remat(tiny):
 
 
 def test_bfloat16(tiny):
-  """Only the computation: moments and pictures stay float32."""
+  """Only the computation: moments and images stay float32."""
   module = TINY.clone(dtype=jnp.bfloat16)
   shapes = jax.eval_shape(module.init, jax.random.key(0), X)
   assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 from pix2seqd_jax.architectures import uvit
 from pix2seqd_jax.architectures.uvit import UViT
-from pix2seqd_jax.diffusion import (guidance, samplers, sampling, schedules, timesteps as timesteps_lib)
+from pix2seqd_jax.diffusion import guidance, samplers, sampling, schedules
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.diffusion.process import Process
 from pix2seqd_jax.pretrained import part
 from pix2seqd_jax.pretrained import uvit as weights
@@ -45,7 +46,7 @@ def original(shared):
 
 
 def arrays(shared, name):
-  """An oracle's, pictures as [b, h, w, c]."""
+  """An oracle's, images as [b, h, w, c]."""
   found = oracles.load_npz(shared / 'oracles' / name)
   for key, value in found.items():
     if value.ndim == 4 and 'grad/' not in key:
@@ -132,14 +133,14 @@ def test_originals_gradients(shared, original, changes):
     entry.name: make()
     for entry, _, make in part.to_theirs(weights.PART, module, tree)
   }
-  for key, wanted in theirs.items():
+  for key, expected in theirs.items():
     if key.startswith('grad/'):
       value = ours[key.removeprefix('grad/')]
-      parity.check(FORWARD, key, value, wanted, LOOP_BOUND)
+      parity.check(FORWARD, key, value, expected, LOOP_BOUND)
   assert ours.keys() == meta['grad_norms'].keys()
-  for name, wanted in meta['grad_norms'].items():
+  for name, expected in meta['grad_norms'].items():
     norm = np.linalg.norm(ours[name])
-    parity.check(FORWARD, f'norm of grad/{name}', norm, wanted, LOOP_BOUND)
+    parity.check(FORWARD, f'norm of grad/{name}', norm, expected, LOOP_BOUND)
 
 
 def denoiser(network):
@@ -176,11 +177,11 @@ def test_originals_samples(shared, network, num_steps):
   """Guided, from noise to a latent, by the solver's plan of that length."""
   theirs = arrays(shared, LOOP)
   grid = timesteps_lib.Uniform(end=1e-3).make(PROCESS, num_steps)
-  stepper = samplers.STEPPERS['dpm_singlestep']()
-  times = 1000 * stepper.times(PROCESS, grid)
+  sampler = samplers.SAMPLERS['dpm_singlestep']()
+  times = 1000 * sampler.times(PROCESS, grid)
   key = f'sample_steps{num_steps}'
-  wanted = theirs[f'{key}_model_t'][:, 0]
-  parity.check(LOOP, f'{key}_model_t', times, wanted, 1e-6)
+  expected = theirs[f'{key}_model_t'][:, 0]
+  parity.check(LOOP, f'{key}_model_t', times, expected, 1e-6)
   null = theirs['empty_context'][None]
   denoise = guidance.guide(denoiser(network), theirs['context'], null, 2.0)
   # The network is compiled already; the loop around it need not be.
@@ -191,7 +192,7 @@ def test_originals_samples(shared, network, num_steps):
       theirs['z_init'],
       jax.random.split(jax.random.key(0), 6),
       grid=grid,
-      stepper=stepper,
+      sampler=sampler,
       returns='state',
     )
   parity.check(LOOP, key, ours, theirs[key], LOOP_BOUND)

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import ceiling, common
 
 
-def test_nothing_is_lost_at_the_pictures_own_size():
+def test_nothing_is_lost_at_the_images_own_size():
   # Scenes of 64 x 64 through a mask of 64 x 64: PQ of the truth is 1.
   config = common.load_config('configs/pix2seq_d_shapes.py')
   found = [

@@ -69,7 +69,7 @@ def test_report(written):
   assert text.startswith('### A title\n\n`python -m benchmarks.name --out ')
   assert "--append --config 'a b.py'`" in text
   assert re.search(r'Commit ([0-9a-f]{7,}\+?|unknown), \d{4}-', text)
-  assert 'shapes, pictures 64x64, masks 32x32, 4+4 bits' in text
+  assert 'shapes, images 64x64, masks 32x32, 4+4 bits' in text
   assert re.search(r'\d+ x .*, \d+ GiB', text)
   assert text.endswith('\n\n| table |\n')
   assert (folder / 'out' / 'results.md').read_text() == text

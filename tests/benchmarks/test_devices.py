@@ -41,6 +41,6 @@ def test_each_bar_can_fail(tmp_path):
   for name, (values, passed) in cases.items():
     (tmp_path / name).mkdir()
     folder = folder_of(tmp_path / name, **values)
-    rows, share = devices.compare(folder, devices.Bars())
+    rows, fraction = devices.compare(folder, devices.Bars())
     assert [row[-1] for row in rows] == [*passed, None, None]
-    assert share == 0.5
+    assert fraction == 0.5

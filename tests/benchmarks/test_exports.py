@@ -5,8 +5,8 @@ import json
 from benchmarks import exports
 
 
-def test_a_small_picture(tmp_path, monkeypatch):
-  # Times of so small a picture say nothing; memory does.
+def test_a_small_image(tmp_path, monkeypatch):
+  # Times of so small an image say nothing; memory does.
   monkeypatch.setattr(exports, 'LEAST_SPEEDUP', 0)
   argv = ['--megapixels', '0.3', '--segments', '5', '60', '--repeats', '1']
   assert exports.main([*argv, '--out', str(tmp_path)]) == 0

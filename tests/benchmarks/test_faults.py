@@ -21,7 +21,7 @@ def places(tmp_path):
 
 def test_all_damage_is_found_and_skipped_once(places, tmp_path):
   assert validate(CocoPanoptic, places).found == []
-  damaged = faults.damage(places, share=0.2, seed=1)
+  damaged = faults.damage(places, fraction=0.2, seed=1)
   assert len(damaged) == 16 and len({d.index for d in damaged}) == 16
   assert {d.way for d in damaged} == set(faults.WAYS) and len(faults.WAYS) == 8
   result = validate(CocoPanoptic, places)
@@ -49,7 +49,7 @@ def test_all_damage_is_found_and_skipped_once(places, tmp_path):
 
 
 def test_what_is_missed_or_made_up_is_told(places):
-  damaged = faults.damage(places, share=0.2, seed=1)
+  damaged = faults.damage(places, fraction=0.2, seed=1)
   found = validate(CocoPanoptic, places).faults
   first = damaged[0]
   missed, false = faults.compare(

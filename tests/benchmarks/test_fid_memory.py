@@ -5,7 +5,7 @@ from benchmarks import fid_memory
 
 def test_two_processes_are_compared(tmp_path, monkeypatch):
   """Small ones: nothing is measured here."""
-  argv = ['--pictures', '6', '--width', '4', '--out', str(tmp_path)]
+  argv = ['--images', '6', '--width', '4', '--out', str(tmp_path)]
   assert fid_memory.main(argv) == 0
   peaks = json.loads((tmp_path / 'results.json').read_text())['peaks']
   assert min(peaks.values()) > 10 * 2**20

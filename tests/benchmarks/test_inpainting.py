@@ -1,4 +1,4 @@
-"""Completion over blocks and rates, by a model that has learnt nothing."""
+"""Inpainting over blocks and rates, by a model that has learnt nothing."""
 
 import json
 
@@ -35,7 +35,7 @@ def rows():
 def test_what_each_method_must_score(rows):
   everything, half, nothing = (row['pq'] for row in rows)
   assert [row['pixels'] for row in rows] == [8] * 3
-  # The mask has half of the picture's side: not quite 1.
+  # The mask has half of the image's side: not quite 1.
   ceiling = everything['nearest']
   assert ceiling > 0.8
   for how in ('drawn', 'pasted'):

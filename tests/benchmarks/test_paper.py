@@ -31,13 +31,13 @@ def test_sampling_from_one_checkpoint(smoke_run, tmp_path):
     (usual, True),
   ]
   ours, nothing, noise = (row['metrics'] for row in rows)
-  # The same checkpoint, steps and pictures: the same evaluation.
+  # The same checkpoint, steps and images: the same evaluation.
   for key in ('pq', 'pq_things', 'pq_stuff', 'miou', 'pixel_accuracy'):
     assert ours[key] == smoke_run.results[key]
   assert nothing['pq'] == 0  # no segment is that large
   assert 0 < ours['seconds'] == nothing['seconds']
   assert noise['pixel_accuracy'] != ours['pixel_accuracy']
-  assert 'With noise for pictures' in (tmp_path / 'sampling.md').read_text()
+  assert 'With noise for images' in (tmp_path / 'sampling.md').read_text()
 
 
 def test_a_trained_table(smoke_run, tmp_path, monkeypatch):
@@ -116,7 +116,7 @@ def test_sampling_needs_a_checkpoint(capsys):
   assert '--checkpoint' in capsys.readouterr().err
 
 
-def test_noise_takes_the_picture_and_leaves_the_truth():
+def test_noise_takes_the_image_and_leaves_the_truth():
   image = np.zeros((2, 4, 4, 3), np.uint8)
   batch = {
     'image': image,
@@ -154,7 +154,7 @@ class Total:
     return {'total': self.value}
 
 
-def test_read_outs_share_a_sampling():
+def test_postprocesss_share_a_sampling():
   task = paper.ReadOuts({'a': Adds(1), 'b': Adds(10)})
   states = [task.metrics(task.refine(s), meta) for s, meta in ((5, 0), (7, 1))]
   assert states[0].merge(states[1]).compute() == {

@@ -77,8 +77,8 @@ def test_numbers_of_ldmseg_are_the_sheets(shared):
     r'bits ([\d.]+) / colour ([\d.]+) / positional ([\d.]+)', sheet
   )
   rows = ldmseg_tables.TRAINED['ldmseg_encodings'].rows
-  wanted = [float(text.rstrip('.')) for text in found.groups()]
-  assert [row.paper_pq for row in rows] == [*wanted, None]
+  expected = [float(text.rstrip('.')) for text in found.groups()]
+  assert [row.paper_pq for row in rows] == [*expected, None]
   line = next(line for line in sheet.split('\n') if '| P1 table 1 |' in line)
   rows = ldmseg_tables.TRAINED['ldmseg_kind'].rows
   assert [f'{row.paper_pq}' in line for row in rows] == [True, True]

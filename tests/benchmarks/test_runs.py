@@ -1,4 +1,4 @@
-"""What other processes logged, and the recipes they get."""
+"""What other processes logged, and the configs they get."""
 
 from benchmarks import common, runs
 from pix2seqd_jax.experiment import schema

@@ -9,7 +9,9 @@ import pytest
 from toy_semflow import PARAMS, toy_flow
 
 from benchmarks import counted, paper, semflow_runs, semflow_tables
-from pix2seqd_jax.diffusion import (process, sampler as sampler_lib, samplers, sampling, schedules, timesteps as timesteps_lib)
+from pix2seqd_jax.diffusion import process, samplers, sampling, schedules
+from pix2seqd_jax.diffusion import sampler as sampler_lib
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.experiment import build
 from pix2seqd_jax.types import Prediction
 
@@ -61,7 +63,7 @@ def test_steps_beside_the_baseline(tmp_path):
   text, rows = table(
     tmp_path, 'steps', 'flow', 'runs/dsm/', more=['--sample_steps', '1', '25']
   )
-  assert '| steps | paper | flow, Euler | s/picture | paper | dsm, DDIM' in text
+  assert '| steps | paper | flow, Euler | s/image | paper | dsm, DDIM' in text
   assert 'flow is above the baselines: ' in text and 'at step 7' in text
   cases = [(row['run'], row['sampler'], row['steps']) for row in rows]
   ways = [('flow', 'Euler'), ('dsm', 'DDIM'), ('dsm', 'DDPM')]
@@ -96,7 +98,7 @@ def test_solvers_and_their_calls(tmp_path, monkeypatch):
   assert '| RK45 1e-5 | 1 |' in text
 
 
-def test_pictures_by_steps(tmp_path):
+def test_images_by_steps(tmp_path):
   text, rows = table(
     tmp_path, 'synthesis', 'flow', more=['--sample_steps', '1', '5']
   )
@@ -155,7 +157,7 @@ def test_bad_arguments(tmp_path, capsys):
   assert 'needs --runs WORKDIR' in capsys.readouterr().err
   with pytest.raises(ValueError, match='small is of other data than flow'):
     table(tmp_path, 'steps', 'flow', 'small')
-  with pytest.raises(ValueError, match='none of --runs makes pictures'):
+  with pytest.raises(ValueError, match='none of --runs makes images'):
     table(tmp_path, 'synthesis', 'runs/dsm/')
 
 
@@ -164,31 +166,37 @@ def test_bad_arguments(tmp_path, capsys):
 
 def test_calls_of_rk45_are_those_of_its_own_account():
   way = process.Process(schedules.Straight(), 'velocity')
-  grid = timesteps_lib.uniform(1)
+  timesteps = timesteps_lib.uniform(1)
   x = jnp.ones((2, 3)) * jnp.array([[1.0], [30.0]])
   keys = jax.random.split(jax.random.key(0), 2)
-  stepper = counted.counted(samplers.RK45(1e-5, 1e-5))
+  sampler = counted.counted(samplers.RK45(1e-5, 1e-5))
 
   def denoise(x_t, t, previous):
     return Prediction(x_t * jnp.sin(9 * t)[:, None])
 
   run = jax.jit(
     lambda x: sampling.sample(
-      denoise, way, x, keys, grid=grid, stepper=stepper, with_memory=True
+      denoise,
+      way,
+      x,
+      keys,
+      timesteps=timesteps,
+      sampler=sampler,
+      with_memory=True,
     )[1]
   )
   effort = run(x)
-  found = counted.calls(stepper, way, grid)
+  found = counted.calls(sampler, way, timesteps)
   assert found == pytest.approx(float(effort.calls.mean())) and found > 19
-  assert counted.calls(stepper, way, grid, back=True) == 0
-  assert counted.cut_short(stepper) == 0
-  one = counted.calls(stepper, way, grid, real=[np.array([False, True])])
+  assert counted.calls(sampler, way, timesteps, back=True) == 0
+  assert counted.cut_short(sampler) == 0
+  one = counted.calls(sampler, way, timesteps, real=[np.array([False, True])])
   assert one == float(effort.calls[1]) != found
 
 
 def test_what_max_steps_cuts_short_is_told_but_for_fillers():
   way = process.Process(schedules.Straight(), 'velocity')
-  stepper = counted.counted(samplers.RK45(1e-6, 1e-6, max_steps=3))
+  sampler = counted.counted(samplers.RK45(1e-6, 1e-6, max_steps=3))
   keys = jax.random.split(jax.random.key(0), 4)
 
   def denoise(x_t, t, previous):
@@ -196,12 +204,12 @@ def test_what_max_steps_cuts_short_is_told_but_for_fillers():
 
   sampling.sample(
     *(denoise, way, jnp.ones((4, 3)), keys),
-    grid=timesteps_lib.uniform(2),
-    stepper=stepper,
+    timesteps=timesteps_lib.uniform(2),
+    sampler=sampler,
   )
-  assert counted.cut_short(stepper) == 8  # both intervals of each
+  assert counted.cut_short(sampler) == 8  # both intervals of each
   real = [np.arange(4) < 3]
-  assert counted.cut_short(stepper, real=real) == 6
+  assert counted.cut_short(sampler, real=real) == 6
   case = {'run': 'a', 'sampler': 'RK45 1e-5'}
   ways = ({'cut_short': 0, 'cut_short_back': n} for n in (0, 6))
   told = dict(zip(('segmentation', 'synthesis'), ways, strict=True))
@@ -209,9 +217,12 @@ def test_what_max_steps_cuts_short_is_told_but_for_fillers():
   assert 'RK45 1e-5 of a, synthesis: max_steps cut 6' in said
 
 
-def test_other_steppers_are_as_they_promise():
-  way, grid = process.Process(schedules.Straight(), 'x0'), timesteps_lib.uniform(4)
-  for stepper in (samplers.Euler(), samplers.Heun()):
-    assert counted.counted(stepper) is stepper
-    promised = sampler_lib.evaluations(stepper, way, grid)
-    assert counted.calls(stepper, way, grid) == promised
+def test_other_samplers_are_as_they_promise():
+  way, timesteps = (
+    process.Process(schedules.Straight(), 'x0'),
+    timesteps_lib.uniform(4),
+  )
+  for sampler in (samplers.Euler(), samplers.Heun()):
+    assert counted.counted(sampler) is sampler
+    promised = sampler_lib.evaluations(sampler, way, timesteps)
+    assert counted.calls(sampler, way, timesteps) == promised

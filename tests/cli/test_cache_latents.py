@@ -14,7 +14,7 @@ from pix2seqd_jax.cli import cache_latents
 from pix2seqd_jax.experiment import build, schema
 from pix2seqd_jax.train.checkpoints import weights
 
-REPO = pathlib.Path(__file__).resolve().parents[1]
+REPO = pathlib.Path(__file__).resolve().parents[2]
 QUICK = {'xla_backend_optimization_level': 0}
 SMALL = {
   'data.source.size': (16, 16),
@@ -39,7 +39,7 @@ def small(**changes):
 
 
 def encoder(seed=0):
-  """Weights of the encoder of `small`'s pictures."""
+  """Weights of the encoder of `small`'s images."""
   network = build.Experiment(small()).model.image_net
   image = jnp.zeros((1, 16, 16, 3))
   return oracles.random_variables(network, image, seed=seed)['params']
@@ -86,17 +86,17 @@ def test_cached_latents_are_those_that_the_model_makes(folder):
     assert latent.dtype == np.float32 and latent.shape[1:] == (4, 4, 4)
     inputs = {k: batch[k] for k in ('image', 'valid')}
     padded = {k: np.resize(v, (8, *v.shape[1:])) for k, v in inputs.items()}
-    wanted = encode(padded)[: len(latent)]
+    expected = encode(padded)[: len(latent)]
     scaled = latent * experiment.model.image_scale
-    np.testing.assert_allclose(scaled, wanted, rtol=1e-6, atol=2e-6)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-6, atol=2e-6)
     seen |= {row.tobytes() for row in latent}
-  # Five pictures both ways, but for chance, and three of evaluation.
+  # Five images both ways, but for chance, and three of evaluation.
   assert len(seen) > 5 + 3
   # Nothing else of a batch changes.
   np.testing.assert_array_equal(next(plain)['image'], batches[0]['image'])
 
 
-def test_the_model_takes_them_in_place_of_the_picture(folder):
+def test_the_model_takes_them_in_place_of_the_image(folder):
   experiment = build.Experiment(small(**{'data.latents': str(folder)}))
   batch = next(iter(experiment.eval_batches()))
   told = experiment.model.encode({}, batch, None).condition['map']
@@ -104,7 +104,7 @@ def test_the_model_takes_them_in_place_of_the_picture(folder):
   np.testing.assert_allclose(told, batch['image_latent'] * scale)
 
 
-def test_a_picture_of_the_user_has_no_latent(folder):
+def test_a_image_of_the_user_has_no_latent(folder):
   experiment = build.Experiment(small(**{'data.latents': str(folder)}))
   example = experiment.source('eval')[0]
   inputs, _ = experiment.single(example)
@@ -113,7 +113,7 @@ def test_a_picture_of_the_user_has_no_latent(folder):
 
 def test_killed_and_resumed(run, folder, tmp_path, monkeypatch):
   """The bytes are those of one go; what was saved is not made again."""
-  monkeypatch.setattr(latents, '_SAVE_EVERY', 1)
+  monkeypatch.setattr(cache_latents, '_SAVE_EVERY', 1)
   made = []
   check = cache_latents._check_finite
 
@@ -123,12 +123,12 @@ def test_killed_and_resumed(run, folder, tmp_path, monkeypatch):
     made.append(len(rows))
     check(found, rows)
 
-  monkeypatch.setattr(latents, '_check_finite', kill)
+  monkeypatch.setattr(cache_latents, '_check_finite', kill)
   with pytest.raises(KeyboardInterrupt):
     cache_latents.cache(run, small(), tmp_path)
   assert sum(made) == 4
   monkeypatch.setattr(
-    latents, '_check_finite', lambda _, rows: made.append(len(rows))
+    cache_latents, '_check_finite', lambda _, rows: made.append(len(rows))
   )
   cache_latents.cache(run, small(), tmp_path)
   assert sum(made) == 5 + 3
@@ -162,7 +162,7 @@ def test_another_data_set_is_refused(folder):
     build.Experiment(small(**changes)).transform('train')
 
 
-def test_a_model_without_pictures_latents_is_refused(smoke_config):
+def test_a_model_without_images_latents_is_refused(smoke_config):
   smoke_config.data.latents = 'latents/shapes'
   with pytest.raises(ValueError, match="'pix2seq_d' has no image autoencoder"):
     build.Experiment(smoke_config).transform('train')

@@ -22,7 +22,7 @@ from pix2seqd_jax.experiment import build, schema, workdir
 from pix2seqd_jax.train import ledger, sharding
 from pix2seqd_jax.train.checkpoints import archive, resume, weights
 
-REPO = pathlib.Path(__file__).resolve().parents[1]
+REPO = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def assert_same_bytes(one, two):
 
 def test_a_work_directory_holds_what_it_should(smoke_run):
   names = {p.name for p in smoke_run.workdir.iterdir()}
-  wanted = {
+  expected = {
     'config.json',
     'categories.json',
     'manifest.json',
@@ -63,7 +63,7 @@ def test_a_work_directory_holds_what_it_should(smoke_run):
     'metrics.jsonl',
     'parameters.txt',
   }
-  assert wanted <= names
+  assert expected <= names
   assert any(name.startswith('events.') for name in names)
   found = schema.from_plain(resume.load_config(smoke_run.workdir))
   assert schema.plain(found) == schema.plain(smoke_run.config)
@@ -242,10 +242,10 @@ def test_sigterm_ends_a_watch_of_several_processes(tmp_path, monkeypatch):
 
 
 def test_predict_writes_into_the_work_directory(copy, tmp_path):
-  pictures = tmp_path / 'pictures'
-  pictures.mkdir()
-  Image.new('L', (40, 30), 90).save(pictures / 'gray.png')
-  where = commands.predict(copy, [pictures])
+  images = tmp_path / 'images'
+  images.mkdir()
+  Image.new('L', (40, 30), 90).save(images / 'gray.png')
+  where = commands.predict(copy, [images])
   assert where == copy / 'predictions'
   for name in ('panoptic.json', 'panoptic/gray.png', 'overlays/gray.png'):
     assert (where / name).is_file()
@@ -256,7 +256,7 @@ def test_predict_says_what_is_wrong_with_its_inputs(copy, tmp_path):
   empty.mkdir()
   for inputs, message in (
     ([], '--inputs is empty'),
-    ([empty], 'has no pictures'),
+    ([empty], 'has no images'),
     ([tmp_path / 'gone'], 'does not exist'),
   ):
     with pytest.raises(ValueError, match=message):

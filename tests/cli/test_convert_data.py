@@ -1,4 +1,4 @@
-"""The command: recipes and readers by name, a kill, what is said of faults."""
+"""The command: configs and readers by name, a kill, what is said of faults."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def test_a_reader_by_its_name(tmp_path, capsys):
   assert convert_data.main([*given, '--split=val', '--overwrite']) == 0
 
 
-def test_a_recipe_with_overrides(tmp_path):
+def test_a_config_with_overrides(tmp_path):
   given = ['--config=configs/pix2seq_d_shapes.py:smoke', '--split=eval']
   given += ['--config.data.eval.num_examples', '5', f'--out={tmp_path}']
   convert_data.main(given)

@@ -41,7 +41,7 @@ def test_things_survive_as_instances(run, tmp_path):
     things = [
       s.id
       for s in source[i]['segments']
-      if source.categories[s.category - 1].is_thing
+      if source.categories[s.class_id - 1].is_thing
     ]
     shown = np.isin(source[i]['ids'], things)
     np.testing.assert_array_equal(read[i]['ids'] > 0, shown)

@@ -41,7 +41,7 @@ def panels(experiment):
   return writer.images['eval/0']
 
 
-def test_synthesis_shows_the_mask_the_picture_and_what_is_seen_in_it(
+def test_synthesis_shows_the_mask_the_image_and_what_is_seen_in_it(
   monkeypatch,
 ):
   monkeypatch.setattr(build.features, 'Features', Colours)

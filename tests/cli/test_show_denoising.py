@@ -51,7 +51,7 @@ def test_the_answer_is_that_of_the_pipeline(pipe, sampler):
   captions, maps = zip(*found.frames)
   assert captions == ('step 1/3', 'step 2/3')
   assert all(ids.shape == (50, 70) for ids, _ in maps)
-  wanted = pipe.segment(image, steps=3, seed=3, callback=sampler._keep)
+  expected = pipe.segment(image, steps=3, seed=3, callback=sampler._keep)
   for ids, segments in (found.final, *maps):
     names = set(np.unique(ids).tolist()) - {0}
     assert {s.id for s in segments} == names
@@ -60,7 +60,7 @@ def test_the_answer_is_that_of_the_pipeline(pipe, sampler):
     found.final[0], return_index=True, return_inverse=True
   )
   wanted_ids = ranks.reshape(image.shape[:2]) + (ids[0] > 0)
-  np.testing.assert_array_equal(wanted.segmentation, wanted_ids)
+  np.testing.assert_array_equal(expected.segmentation, wanted_ids)
 
 
 def test_models_with_classes_have_segments_named_by_the_task(pipe):
@@ -72,8 +72,8 @@ def test_models_with_classes_have_segments_named_by_the_task(pipe):
     assert ids.max() == len(segments)
 
 
-def test_files_for_each_picture(pipe, tmp_path, monkeypatch):
-  """Two pictures of one name do not overwrite each other."""
+def test_files_for_each_image(pipe, tmp_path, monkeypatch):
+  """Two images of one name do not overwrite each other."""
   for name in ('a.png', 'a.jpg'):
     Image.fromarray(make_image()).save(tmp_path / name)
   monkeypatch.setattr(
@@ -93,7 +93,7 @@ def test_files_for_each_picture(pipe, tmp_path, monkeypatch):
 
 
 def cells(image, count, columns):
-  """Width and least height of a grid of enlarged pictures."""
+  """Width and least height of a grid of enlarged images."""
   factor = -(-256 // max(image.shape[:2]))
   height, width = (factor * n for n in image.shape[:2])
   rows = -(-count // columns)
@@ -116,7 +116,7 @@ def test_a_strip_has_a_cell_for_each_frame():
   assert 0 < strip.shape[1] - width < 30 and strip.shape[0] > height
 
 
-def test_large_pictures_are_shrunk():
+def test_large_images_are_shrunk():
   image = make_image((300, 900))
   strip = sampling.denoising(
     image, [map_of((300, 900))], CATEGORIES, ['final'], side=90

@@ -32,16 +32,16 @@ def mask(seed=0):
   return np.random.default_rng(seed).integers(1, 8, SIZE)
 
 
-def picture(seed=0):
+def image(seed=0):
   return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
 
 
 def test_paths_begin_at_what_is_given_and_end_at_the_answer(pipe, follower):
-  there = follower.segment(picture())
+  there = follower.segment(image())
   np.testing.assert_array_equal(there.times, [1, 0.75, 0.5, 0.25, 0])
   batch, _ = pipe.experiment.single(
     {
-      'image': picture(),
+      'image': image(),
       'ids': 0 * mask(),
       'segments': (),
       'index': 0,
@@ -50,14 +50,14 @@ def test_paths_begin_at_what_is_given_and_end_at_the_answer(pipe, follower):
   )
   np.testing.assert_allclose(there.states[0], signed_images(batch), atol=1e-6)
   answer = pipe.experiment.model.decode(PARAMS, there.states[-1], batch)
-  seen = pipe.segment(picture()).semantic()
+  seen = pipe.segment(image()).semantic()
   np.testing.assert_array_equal(answer['semantic'][0], seen)
 
   back = follower.synthesize(mask(), 3)
   np.testing.assert_array_equal(back.times, [0, 0.25, 0.5, 0.75, 1])
   batch, _ = synthesis.Synthesizer(pipe.experiment, PARAMS).batch(mask())
   drawn = pipe.synthesize(mask(), seed=3).images[0]
-  shown = follower.pictures(back)
+  shown = follower.images(back)
   np.testing.assert_array_equal(shown[-1], drawn)
   painted = pipe.experiment.model.palette.paint(mask())
   assert np.abs(shown[0].astype(int) - painted).max() <= 9  # 8 levels of noise
@@ -65,25 +65,25 @@ def test_paths_begin_at_what_is_given_and_end_at_the_answer(pipe, follower):
 
 def test_speeds_are_those_of_the_network(follower):
   """shift (1 + bend (2 t - 1)), at the times at which it was asked."""
-  for path in (follower.segment(picture()), follower.synthesize(mask())):
+  for path in (follower.segment(image()), follower.synthesize(mask())):
     span = np.diff(path.times)
     speed = np.diff(path.states, axis=0) / span[:, None, None, None, None]
-    wanted = 0.125 * (1 + 0.5 * (2 * path.times[:-1] - 1))
-    np.testing.assert_allclose(speed.mean((1, 2, 3, 4)), wanted, rtol=1e-4)
+    expected = 0.125 * (1 + 0.5 * (2 * path.times[:-1] - 1))
+    np.testing.assert_allclose(speed.mean((1, 2, 3, 4)), expected, rtol=1e-4)
     np.testing.assert_allclose(speed.std((1, 2, 3, 4)), 0, atol=1e-5)
     # Of n steps: bend^2 times the variance of 2 t - 1 over the mean squared.
     told = straightness.straightness(path.states)
-    wanted = np.var(wanted) / np.mean(wanted) ** 2
-    assert told.relative == pytest.approx(wanted, rel=1e-3)
+    expected = np.var(expected) / np.mean(expected) ** 2
+    assert told.relative == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_straight_flow_is_straight():
   straight = show_flow.Follower(pipeline.Pipeline(toy_flow(), PARAMS), 2)
-  path = straight.segment(picture())
+  path = straight.segment(image())
   assert straightness.straightness(path.states).relative < 1e-9
 
 
-def test_noise_makes_pictures_of_one_mask_differ(pipe):
+def test_noise_makes_images_of_one_mask_differ(pipe):
   grid, numbers = show_flow.perturbations(
     pipe, mask(), factors=(0, 1, 2), num_samples=3, steps=2
   )
@@ -138,7 +138,7 @@ def test_files_of_held_out_examples(run, tmp_path):
 
 
 def test_files_of_the_user(run, tmp_path):
-  Image.fromarray(picture()).save(tmp_path / 'a.png')
+  Image.fromarray(image()).save(tmp_path / 'a.png')
   (tmp_path / 'masks').mkdir()
   Image.fromarray(mask().astype(np.uint8)).save(tmp_path / 'masks' / 'a.png')
   told = {'steps': 2, 'frames': 2, 'factors': ()}
@@ -174,13 +174,13 @@ def test_names_with_dots_stay_apart(run, tmp_path):
 
 def test_all_files_are_read_before_the_work(run, tmp_path, monkeypatch):
   Image.fromarray(mask().astype(np.uint8)).save(tmp_path / 'a.png')
-  (tmp_path / 'b.png').write_bytes(b'no picture')
+  (tmp_path / 'b.png').write_bytes(b'no image')
   masks = [tmp_path / 'a.png', tmp_path / 'b.png']
-  with pytest.raises(ValueError, match=r'b\.png is not a picture'):
+  with pytest.raises(ValueError, match=r'b\.png is not an image'):
     show_flow.write('run', tmp_path / 'out', masks=masks, steps=2)
   monkeypatch.setitem(sys.modules, 'imageio_ffmpeg', None)
   with pytest.raises(ValueError, match='MP4 needs imageio-ffmpeg'):
-    show_flow.write('run', tmp_path / 'out', film_format='mp4', steps=2)
+    show_flow.write('run', tmp_path / 'out', video_format='mp4', steps=2)
   with pytest.raises(ValueError, match='factor 9,=72'):
     show_flow.write('run', tmp_path / 'out', factors=(9,), steps=2)
   assert not (tmp_path / 'out').exists()
@@ -191,20 +191,20 @@ def test_a_run_of_a_model_without_a_way_back(tmp_path, monkeypatch):
   monkeypatch.setattr(
     pipeline.Pipeline, 'from_pretrained', lambda *args, **kwargs: bits
   )
-  with pytest.raises(ValueError, match=r"'pix2seq_d' makes no pictures"):
+  with pytest.raises(ValueError, match=r"'pix2seq_d' makes no images"):
     show_flow.write('run', tmp_path)
 
 
 def test_bad_arguments(run, pipe, tmp_path):
   for kwargs, said in (
-    ({'film_format': 'webm'}, "film='webm' must be one of gif, mp4"),
+    ({'video_format': 'webm'}, "video='webm' must be one of gif, mp4"),
     ({'frames': 1}, 'frames=1 must be at least 2'),
     ({'steps': 1}, 'steps=1 must be 2 or more'),
   ):
     with pytest.raises(ValueError, match=said):
       show_flow.write('run', tmp_path, **kwargs)
   bits = pipeline.Pipeline(build.Experiment(smoke_config()), {})
-  with pytest.raises(ValueError, match=r"'pix2seq_d' makes no pictures"):
+  with pytest.raises(ValueError, match=r"'pix2seq_d' makes no images"):
     show_flow.Follower(bits)
   assert not list(tmp_path.iterdir())
 

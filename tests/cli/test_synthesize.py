@@ -1,4 +1,4 @@
-"""The command that writes pictures of label maps."""
+"""The command that writes images of label maps."""
 
 import shutil
 
@@ -45,7 +45,7 @@ def read(path):
   return np.asarray(Image.open(path))
 
 
-def test_pictures_of_the_users_masks(run, pipe, masks, tmp_path):
+def test_images_of_the_users_masks(run, pipe, masks, tmp_path):
   out = tmp_path / 'out'
   told = {'num_samples': 2, 'seed': 3, 'progress': False}
   written = synthesize.write('run', out, masks=[masks], **told)
@@ -73,7 +73,7 @@ def test_each_mask_has_noise_of_its_own(run, masks, tmp_path):
   np.testing.assert_array_equal(a, b)
 
 
-def test_held_out_masks_have_the_pictures_of_the_evaluation(
+def test_held_out_masks_have_the_images_of_the_evaluation(
   run, pipe, tmp_path, monkeypatch
 ):
   experiment = toy_flow(task='synthesis')
@@ -96,7 +96,7 @@ def test_held_out_masks_have_the_pictures_of_the_evaluation(
     np.testing.assert_array_equal(read(path), image)
 
 
-def test_pictures_as_large_as_their_masks(run, pipe, masks, tmp_path):
+def test_images_as_large_as_their_masks(run, pipe, masks, tmp_path):
   told = {'masks': [masks / 'a.png'], 'progress': False}
   [small] = synthesize.write('run', tmp_path / 'small', **told)
   [large] = synthesize.write('run', tmp_path / 'large', size='mask', **told)
@@ -105,14 +105,14 @@ def test_pictures_as_large_as_their_masks(run, pipe, masks, tmp_path):
   np.testing.assert_array_equal(read(large), shown)
 
 
-def test_pictures_of_held_out_masks(run, pipe, tmp_path):
+def test_images_of_held_out_masks(run, pipe, tmp_path):
   written = synthesize.write('run', tmp_path, num=3, progress=False)
   assert [path.name for path in written] == [f'000{i}.png' for i in range(3)]
 
 
 def test_what_is_wrong_is_said_first(run, masks, tmp_path, capsys, monkeypatch):
   out, broken = tmp_path / 'out', tmp_path / 'broken.png'
-  broken.write_bytes(b'no picture')  # told of after the arguments
+  broken.write_bytes(b'no image')  # told of after the arguments
   for kwargs, said in (
     ({'size': 'masks'}, "--size='masks' must be one of network, mask"),
     ({'num': 0}, '--num=0 is of held-out masks: at least 1'),
@@ -135,5 +135,5 @@ def test_what_is_wrong_is_said_first(run, masks, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(
     pipeline.Pipeline, 'from_pretrained', lambda *args, **kwargs: bits
   )
-  with pytest.raises(ValueError, match=r"'pix2seq_d' makes no pictures"):
+  with pytest.raises(ValueError, match=r"'pix2seq_d' makes no images"):
     synthesize.write('run', out, masks=[masks])

@@ -60,7 +60,7 @@ def test_an_archive_is_validated_as_it_is(layout, tmp_path, capsys):
   assert fault['file'] == f'{packed}/p/1.png'
 
 
-def test_a_recipe_names_both_splits(layout, capsys):
+def test_a_config_names_both_splits(layout, capsys):
   """Its own paths are overridden, as on the command line of a run."""
   flags = ['--config', 'configs/pix2seq_d_nuclei.py:smoke']
   flags += [f'--config.data.root={layout.root}']

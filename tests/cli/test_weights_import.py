@@ -164,7 +164,7 @@ def test_classes_from_a_file(reading, tmp_path):
   assert names == [f'class {i}' for i in range(1, num_classes + 1)]
 
 
-def test_overrides_reach_the_recipe(reading, tmp_path):
+def test_overrides_reach_the_config(reading, tmp_path):
   wider = '--config.model.merge.out_dim=24'
   with pytest.raises(ValueError, match='misshapen: denoiser/conv_in/kernel'):
     command.main(arguments('--out', str(tmp_path / 'x'), wider))

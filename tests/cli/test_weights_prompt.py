@@ -34,10 +34,10 @@ def test_written_and_read(pipeline, tmp_path, capsys):
   said = capsys.readouterr().out
   assert "null.npy: float32 (77, 8), the states of 'a dog'" in said
   ids = jnp.asarray(tokens.Tokenizer(folder)('a dog'))
-  wanted = jax.jit(module.apply)(variables, ids).hidden[0]
+  expected = jax.jit(module.apply)(variables, ids).hidden[0]
   found = weights_prompt.load(out, width=8)
   assert found.dtype == np.float32
-  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
   run(pipeline, tmp_path / 'prompt', '--prompt', 'a dog')
   tree = weights.load_params(tmp_path / 'prompt')['frozen']
   np.testing.assert_array_equal(tree['prompt']['tokens'], found)

@@ -1,4 +1,4 @@
-"""Every shipped recipe builds at full size; the numbers are the paper's."""
+"""Every shipped config builds at full size; the numbers are the paper's."""
 
 import functools
 import importlib
@@ -81,8 +81,8 @@ def test_a_recipe_builds_at_full_size(name, variant):
     {k: inputs[k] for k in ('image', 'valid')},
     keys,
   )
-  wanted = (inputs['image'].shape[0], *data['mask_size'])
-  assert raw['semantic'].shape == raw['instance'].shape == wanted
+  expected = (inputs['image'].shape[0], *data['mask_size'])
+  assert raw['semantic'].shape == raw['instance'].shape == expected
 
 
 @pytest.mark.parametrize(('name', 'variant'), RECIPES)
@@ -111,12 +111,12 @@ def test_the_config_of_a_work_directory(smoke_run, tmp_path):
   assert schema.plain(found) == schema.plain(smoke_run.config)
   found.sample.steps = 7
   experiment = workdir.load(smoke_run.workdir, found)
-  assert len(experiment.grid().now) == 7
+  assert len(experiment.timesteps().now) == 7
   with pytest.raises(ValueError, match=r'config\.json does not exist; write'):
     module.get_config(str(tmp_path))
 
 
-# The recipe of Pix2Seq-D (arXiv 2210.06366): what the authors ran.
+# The config of Pix2Seq-D (arXiv 2210.06366): what the authors ran.
 
 
 @functools.cache
@@ -162,7 +162,7 @@ def test_coco_stages(stage, image, batch, steps, rate, warmup, jitter, color):
     'color_jitter',
     'pad',
   ]
-  assert (data.num_classes, data.max_instances) == (133, 101)
+  assert (data.num_classes, data.num_ids) == (133, 101)
   assert data.id_order == 'random'
 
 
@@ -193,7 +193,7 @@ def test_coco_common_numbers(stage):
   assert model.conditional == free
   assert experiment_of(config).model.denoiser_net.dropout == 0
   sample = config.sample
-  assert (sample.steps, sample.td, sample.stepper) == (20, 2.0, 'ddim')
+  assert (sample.steps, sample.td, sample.sampler) == (20, 2.0, 'ddim')
   assert config.task.min_pixels == 80
 
 
@@ -201,8 +201,8 @@ def test_coco_learning_rate_by_the_step():
   """The reference's own values, read from its schedule."""
   config = get_config('pix2seq_d_coco', 'lowres')
   rate = experiment_of(config).learning_rate
-  for step, wanted in ((577, 4.9957e-5), (92_989, 5.5e-5), (184_823, 1e-5)):
-    assert float(rate(step)) == pytest.approx(wanted, rel=2e-4)
+  for step, expected in ((577, 4.9957e-5), (92_989, 5.5e-5), (184_823, 1e-5)):
+    assert float(rate(step)) == pytest.approx(expected, rel=2e-4)
 
 
 def test_coco_stages_take_over_each_other_s_weights():
@@ -242,9 +242,9 @@ def test_the_rules_split_the_released_networks(sizes):
     lambda leaf, s: int(np.prod(s.shard_shape(leaf.shape))), net, where
   )
   whole = count(net)
-  share = sum(jax.tree.leaves(held)) / whole
+  fraction = sum(jax.tree.leaves(held)) / whole
   # Vectors stay whole; they are less than a percent of it.
-  assert share < 1 / sizes[1] + 0.01
+  assert fraction < 1 / sizes[1] + 0.01
   specs = {k: tuple(s.spec) for k, s in sharding.flat_paths(where).items()}
   layer = 'encoder/layer_0/self_attention'
   assert specs[f'{layer}/query/kernel'] == ('fsdp', 'tensor', None)
@@ -264,7 +264,7 @@ def test_every_optimizer_schedule_name_is_known():
     )
 
 
-# Smoke: the recipes run, on real files where they are for real files.
+# Smoke: the configs run, on real files where they are for real files.
 
 
 def test_shapes_smoke_trains_and_evaluates(smoke_run):

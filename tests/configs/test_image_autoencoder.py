@@ -1,4 +1,4 @@
-"""The recipes of image autoencoders: they build, and the small one runs."""
+"""The configs of image autoencoders: they build, and the small one runs."""
 
 import importlib
 import json
@@ -87,12 +87,12 @@ def test_unknown_variants_are_refused(name):
     get_config(name, 'large')
 
 
-def test_latents_of_pictures_and_of_masks_have_one_size():
-  pictures, masks = (
+def test_latents_of_images_and_of_masks_have_one_size():
+  images, masks = (
     experiment_of(module.get_config()).model
     for module in (image_autoencoder_shapes, ldmseg_autoencoder_shapes)
   )
-  sides = [side // pictures.net.factor for side in pictures.image_size]
+  sides = [side // images.net.factor for side in images.image_size]
   assert sides == [side // masks.net.factor for side in masks.mask_size]
 
 
@@ -116,7 +116,7 @@ def test_shapes_smoke_trains_and_evaluates(tmp_path, capsys):
   assert 3 < results['psnr'] < 40 and 0 < results['l1'] < 1
   told = capsys.readouterr().out
   assert 'psnr: ' in told and 'PQ' not in told
-  # The picture and what came back, each enlarged to 256.
+  # The image and what came back, each enlarged to 256.
   assert len(panels.found) == config.train.num_panels
   strip = panels.found['eval/0']
   assert strip.dtype == np.uint8 and strip.shape[1] >= 2 * 256

@@ -1,4 +1,4 @@
-"""LDMSeg's recipes: the release's numbers, sizes by shapes alone, and smoke."""
+"""LDMSeg's configs: the release's numbers, sizes by shapes alone, and smoke."""
 
 import functools
 import importlib
@@ -63,7 +63,7 @@ def test_every_variant_builds_and_survives_json(name):
     experiment = experiment_of(again)
     experiment.transform('train'), experiment.transform('eval')
     assert experiment.task.class_agnostic == (variant != 'classes')
-    assert len(experiment.grid().now) == again.sample.steps
+    assert len(experiment.timesteps().now) == again.sample.steps
   with pytest.raises(ValueError, match="'lowers' is unknown; known: "):
     get_config(name, 'lowers')
 
@@ -101,9 +101,9 @@ def test_stage_2_by_the_step():
   assert config.optimizer.clip_norm == 1.0
   assert config.optimizer.weight_decay == 0.05
   rate = experiment_of(config).learning_rate
-  for step, wanted in ((0, 0), (100, 5e-5), (200, 1e-4), (200_000, 1e-6)):
-    assert float(rate(step)) == pytest.approx(wanted, rel=1e-4)
-  now = experiment_of(config).grid().now
+  for step, expected in ((0, 0), (100, 5e-5), (200, 1e-4), (200_000, 1e-6)):
+    assert float(rate(step)) == pytest.approx(expected, rel=1e-4)
+  now = experiment_of(config).timesteps().now
   steps = [round(1000 * float(t)) - 1 for t in now]
   assert steps == list(range(999, 0, -20))
 
@@ -112,10 +112,10 @@ def test_stage_1():
   config = get_config('ldmseg_autoencoder_coco')
   assert count(shapes('ldmseg_autoencoder_coco')) == MASKS
   assert (config.data.batch_size, config.train.steps) == (16, 66_528)
-  assert config.data.max_instances == 128
+  assert config.data.num_ids == 128
   rate = experiment_of(config).learning_rate
-  for step, wanted in ((0, 0), (200, 1e-4), (66_527, 1e-4)):
-    assert float(rate(step)) == pytest.approx(wanted)
+  for step, expected in ((0, 0), (200, 1e-4), (66_527, 1e-4)):
+    assert float(rate(step)) == pytest.approx(expected)
   assert config.optimizer.decay_mask == 'all'
 
 
@@ -135,7 +135,7 @@ def test_stage_2_takes_over_its_stage_1(data):
     two = get_config(f'ldmseg_{data}', variant)
     here = two.model.mask_autoencoder.to_dict()
     assert here == {key: one.model.to_dict()[key] for key in here}
-    for key in ('max_instances', 'image_size', 'mask_size'):
+    for key in ('num_ids', 'image_size', 'mask_size'):
       assert one.data[key] == two.data[key]
     assert 'frozen/mask' in {entry[2] for entry in two.init_from}
 
@@ -167,14 +167,14 @@ def test_the_class_head_fits_stage_2():
     ('frozen/image/', 'frozen/image/'),
   ):
     found = {k: v for k, v in there.items() if k.startswith(theirs)}
-    wanted = {k: v for k, v in here.items() if k.startswith(ours)}
-    assert found and wanted == {
+    expected = {k: v for k, v in here.items() if k.startswith(ours)}
+    assert found and expected == {
       k.replace(theirs, ours): v for k, v in found.items()
     }
 
 
 def test_fsdp_splits_the_unet():
-  """By the rule of the recipe, nearly all of it."""
+  """By the rule of the config, nearly all of it."""
   config = get_config('ldmseg_coco')
   mesh = sharding.make_mesh((('data', 1), ('fsdp', 8), ('tensor', 1)))
   tree = {
@@ -213,6 +213,6 @@ def test_nuclei_smoke_trains_both_stages(shared, tmp_path):
     assert archive.steps_in(tmp_path / name)[-1] == 3
   results = commands.evaluate(tmp_path / 'two')
   assert 0 <= results['pq'] <= 1
-  with pytest.raises(ValueError, match=r'max_instances=256, here it is 100'):
-    two.data.max_instances = 100
+  with pytest.raises(ValueError, match=r'num_ids=256, here it is 100'):
+    two.data.num_ids = 100
     commands.train(two, tmp_path / 'three')

@@ -1,4 +1,4 @@
-"""SemFlow's recipes: the release's numbers, sizes by shapes alone, smoke."""
+"""SemFlow's configs: the release's numbers, sizes by shapes alone, smoke."""
 
 import importlib
 import json
@@ -45,11 +45,11 @@ def test_every_variant_builds_and_survives_json(name):
     experiment = experiment_of(again)
     for split in ('train', 'eval'):
       experiment.check_transforms(split)
-    assert len(experiment.grid().now) == again.sample.steps
+    assert len(experiment.timesteps().now) == again.sample.steps
     assert experiment.model.palette.num_classes == again.data.num_classes
     assert 'miou' in experiment.task.empty().compute()
     # All classes at once have a name, so that none is lost.
-    assert again.data.max_instances > again.data.num_classes
+    assert again.data.num_ids > again.data.num_classes
   with pytest.raises(ValueError, match="'dmr' is unknown; known: "):
     get_config(name, 'dmr')
   with pytest.raises(ValueError, match='dsm and reflow do not go together'):
@@ -120,15 +120,15 @@ def test_a_recipe_builds_at_full_size(name, variant):
   }
   keys = jax.random.split(key, 2)
   for given in ((), ('semantic',)):
-    if given and not experiment.model.draws_pictures:
+    if given and not experiment.model.draws_images:
       continue
     inputs = inputs_only(few, given)
     raw = jax.eval_shape(experiment.sample_fn(), old.params, inputs, keys)
-    wanted = (2, *data['mask_size'])
+    expected = (2, *data['mask_size'])
     if given:
-      assert raw['image'].shape == (*wanted, 3)
+      assert raw['image'].shape == (*expected, 3)
     else:
-      assert raw['semantic'].shape == wanted
+      assert raw['semantic'].shape == expected
 
 
 def test_reflow_goes_on_from_the_flow():
@@ -170,8 +170,8 @@ def test_the_release_s_training(name, size, batch, steps, rates, dtype):
   assert data.image_size == data.mask_size == size
   assert (data.batch_size, config.train.steps) == (batch, steps)
   rate = experiment_of(config).learning_rate
-  for step, wanted in rates.items():
-    assert float(rate(step)) == pytest.approx(wanted, rel=1e-4, abs=1e-12)
+  for step, expected in rates.items():
+    assert float(rate(step)) == pytest.approx(expected, rel=1e-4, abs=1e-12)
   assert (adamw.b1, adamw.b2, adamw.eps) == (0.9, 0.999, 1e-8)
   assert (adamw.weight_decay, adamw.decay_mask) == (0.01, 'all')
   assert (adamw.clip_norm, adamw.ema_decay) == (1.0, 0.0)
@@ -181,7 +181,7 @@ def test_the_release_s_training(name, size, batch, steps, rates, dtype):
   assert model.anchors.to_dict() == {'levels': 6, 'spacing': 50}
   assert (model.perturbation, model.posterior) == (6.375, 'sample')
   assert (model.latent_scale, model.prompt_tokens) == (0.18215, 77)
-  assert (config.sample.stepper, config.sample.steps) == ('euler', 25)
+  assert (config.sample.sampler, config.sample.steps) == ('euler', 25)
   assert config.train.save_every <= config.train.steps
   names = [pair[0] for pair in data.train_transforms]
   crop = [] if name == 'semflow_cityscapes' else ['square_crop']
@@ -199,7 +199,7 @@ def test_masks_are_painted_before_the_crop_by_a_variant():
   ]
   assert pairs[0][1] == {'swap': ((5, 6), (7, 8), (9, 10))}
   assert pairs[1][1] == {'num_classes': 19, 'levels': 6, 'spacing': 50}
-  # So are the masks that pictures are made of.
+  # So are the masks that images are made of.
   example = {
     'image': np.zeros((40, 40, 3), np.uint8),
     'ids': np.tril(np.ones((40, 40), np.int32)),
@@ -222,22 +222,22 @@ def test_masks_are_painted_before_the_crop_by_a_variant():
 
 
 @pytest.mark.parametrize(
-  ('name', 'pictures'),
+  ('name', 'images'),
   [
     ('semflow_shapes', image_autoencoder_shapes.get_config('masks')),
     ('semflow_camvid', image_autoencoder_camvid.get_config()),
     ('semflow_camvid:gpu', image_autoencoder_camvid.get_config('gpu')),
   ],
 )
-def test_the_autoencoder_is_the_one_that_saw_such_masks(name, pictures):
+def test_the_autoencoder_is_the_one_that_saw_such_masks(name, images):
   name, _, variant = name.partition(':')
   config = get_config(name, variant)
-  model, masks = config.model, pictures.model.masks
-  assert model.image_autoencoder == pictures.model.network
+  model, masks = config.model, images.model.masks
+  assert model.image_autoencoder == images.model.network
   assert model.anchors == masks.anchors
   assert model.perturbation == masks.perturbation
-  assert config.data.mask_size == pictures.data.mask_size
-  theirs = experiment_of(pictures).model
+  assert config.data.mask_size == images.data.mask_size
+  theirs = experiment_of(images).model
   assert experiment_of(config).model.image_net == theirs.net
   ((_, source, target, rule),) = config.init_from
   assert (source, target) == ('net/autoencoder', 'frozen/image')
@@ -245,15 +245,15 @@ def test_the_autoencoder_is_the_one_that_saw_such_masks(name, pictures):
 
 
 @pytest.mark.parametrize(
-  ('name', 'pictures'),
+  ('name', 'images'),
   [
     ('semflow_shapes', image_autoencoder_shapes.get_config('masks,smoke')),
     ('semflow_camvid', image_autoencoder_camvid.get_config('smoke')),
   ],
 )
-def test_smoke_autoencoders_fit_smoke_flows(name, pictures):
+def test_smoke_autoencoders_fit_smoke_flows(name, images):
   flow = experiment_of(get_config(name, 'smoke')).model
-  assert flow.image_net == experiment_of(pictures).model.net
+  assert flow.image_net == experiment_of(images).model.net
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ GOOD = shapes.Shapes(num_examples=24, size=SIZE)
 TRAIN = (
   ('random_flip', {}),
   ('pad', {'size': 20}),
-  ('labels', {'size': 8, 'max_instances': 9}),
+  ('labels', {'size': 8, 'num_ids': 9}),
 )
-EVAL = (('pad', {'size': 20}), ('labels', {'size': 8, 'max_instances': 9}))
+EVAL = (('pad', {'size': 20}), ('labels', {'size': 8, 'num_ids': 9}))
 
 
 class Damaged:
@@ -87,11 +87,11 @@ def test_threads_and_resumption_choose_the_same_substitutes(kwargs):
 
 def test_any_number_of_processes_chooses_the_same_substitutes():
   whole = _take(Damaged(), on_bad=Notes())
-  shares = [
+  fractions = [
     _take(Damaged(), on_bad=Notes(), process_index=p, process_count=2)
     for p in range(2)
   ]
-  for alone, *parts in zip(whole, *shares, strict=True):
+  for alone, *parts in zip(whole, *fractions, strict=True):
     for key in alone:
       joined = np.concatenate([part[key] for part in parts])
       np.testing.assert_array_equal(alone[key], joined)

@@ -143,7 +143,7 @@ class _Wrong:
 
   def __getitem__(self, index):
     if index == 2 and 'raises' in self.changes:
-      raise ValueError('pictures/two.jpg has zero bytes')
+      raise ValueError('images/two.jpg has zero bytes')
     return SOURCE[index] | self.changes
 
 

@@ -103,7 +103,7 @@ def test_other_latents_are_refused(tmp_path):
     latent_cache.open_latents(tmp_path, 'eval', origin())
 
 
-def test_what_changes_no_picture_may_change(tmp_path):
+def test_what_changes_no_image_may_change(tmp_path):
   small = ('drop_small', {'min_pixels': 10})
   pairs = (small, ('random_flip', {'chance': 0.1}), PAIRS[1])
   latent_cache.open_latents(write(tmp_path), 'train', origin(pairs=pairs))
@@ -123,7 +123,7 @@ def test_a_transform_that_draws_is_refused_by_name(name, kwargs):
     latent_cache.flip_chances('train', (*PAIRS, (name, kwargs)))
 
 
-def test_ways_of_a_picture():
+def test_ways_of_a_image():
   assert latent_cache.flip_chances('train', PAIRS) == (0.0, 1.0)
   assert latent_cache.flip_chances('eval', PAIRS[1:]) == (0.0,)
   never = ('random_flip', {'chance': 0.0})

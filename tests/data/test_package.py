@@ -1,4 +1,4 @@
-"""Importing the room registers every data set, and costs little."""
+"""Importing the package registers every data set, and costs little."""
 
 import pathlib
 import re

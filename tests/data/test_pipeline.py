@@ -15,12 +15,12 @@ TRAIN = (
   ('random_flip', {}),
   ('color_jitter', {'strength': 0.5}),
   ('pad', {'size': 16}),
-  ('labels', {'size': 8, 'max_instances': 9}),
+  ('labels', {'size': 8, 'num_ids': 9}),
 )
 EVAL = (
   ('resize_to_fit', {'size': (16, 16)}),
   ('pad', {'size': (16, 16)}),
-  ('labels', {'size': (8, 8), 'max_instances': 9}),
+  ('labels', {'size': (8, 8), 'num_ids': 9}),
 )
 SOURCE = shapes.Shapes(num_examples=10, size=(16, 20))
 
@@ -70,13 +70,14 @@ def test_resumption_continues_the_unbroken_stream(start):
 @pytest.mark.parametrize('processes', [2, 4])
 def test_processes_side_by_side_are_one_process(processes):
   alone = _train(5)
-  shares = [
+  fractions = [
     _train(5, process_index=p, process_count=processes)
     for p in range(processes)
   ]
   for step, batch in enumerate(alone):
     joined = {
-      k: np.concatenate([share[step][k] for share in shares]) for k in batch
+      k: np.concatenate([fraction[step][k] for fraction in fractions])
+      for k in batch
     }
     _equal(batch, joined)
 
@@ -143,15 +144,17 @@ def test_evaluation_by_processes_is_one_process(processes, count):
     )
 
   alone = run()
-  shares = [
+  fractions = [
     run(process_index=p, process_count=processes) for p in range(processes)
   ]
-  assert {len(share) for share in shares} == {len(alone)}
+  assert {len(fraction) for fraction in fractions} == {len(alone)}
   for step, batch in enumerate(alone):
-    joined = np.concatenate([share[step]['is_real'] for share in shares])
+    joined = np.concatenate(
+      [fraction[step]['is_real'] for fraction in fractions]
+    )
     np.testing.assert_array_equal(joined, batch['is_real'])
     for key in ('index', 'image', 'semantic'):
-      rows = np.concatenate([share[step][key] for share in shares])
+      rows = np.concatenate([fraction[step][key] for fraction in fractions])
       np.testing.assert_array_equal(rows[joined], batch[key][joined])
 
 
@@ -163,7 +166,7 @@ class _Broken:
 
   def __getitem__(self, index):
     if index == 2:
-      raise ValueError('pictures/two.jpg has zero bytes')
+      raise ValueError('images/two.jpg has zero bytes')
     return SOURCE[index]
 
 
@@ -172,7 +175,7 @@ def test_errors_of_a_reader_keep_the_name_of_the_file(threads):
   batches = pipeline.train_batches(
     _Broken(), TRAIN, batch_size=4, seed=0, num_threads=threads
   )
-  with pytest.raises(ValueError, match=r'pictures/two\.jpg has zero bytes'):
+  with pytest.raises(ValueError, match=r'images/two\.jpg has zero bytes'):
     next(batches)
 
 

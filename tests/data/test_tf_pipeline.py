@@ -15,7 +15,7 @@ TRAIN = (
   ('random_flip', {}),
   ('color_jitter', {'strength': 0.5}),
   ('pad', {'size': 16}),
-  ('labels', {'size': 8, 'max_instances': 9}),
+  ('labels', {'size': 8, 'num_ids': 9}),
 )
 SOURCE = shapes.Shapes(num_examples=10, size=(16, 20))
 
@@ -42,8 +42,10 @@ def tf():
 )
 def test_batches_are_those_of_grain(tf, threads, kwargs):
   kwargs = kwargs | {'num_threads': threads}
-  found, wanted = (_batches(loader, 6, **kwargs) for loader in pipeline.LOADERS)
-  for a, b in zip(found, wanted, strict=True):
+  found, expected = (
+    _batches(loader, 6, **kwargs) for loader in pipeline.LOADERS
+  )
+  for a, b in zip(found, expected, strict=True):
     assert sorted(a) == sorted(b)
     for key in a:
       assert a[key].dtype == b[key].dtype
@@ -55,9 +57,11 @@ def test_host_encoding_and_skipping_are_those_of_grain(tf):
     return np.stack([semantic, instance], -1) * 2.0
 
   kwargs = {'encode': encode, 'on_bad': lambda *_: None, 'source': _Broken()}
-  found, wanted = (_batches(loader, 5, **kwargs) for loader in pipeline.LOADERS)
+  found, expected = (
+    _batches(loader, 5, **kwargs) for loader in pipeline.LOADERS
+  )
   assert sum(batch['skipped'].sum() for batch in found)
-  for a, b in zip(found, wanted, strict=True):
+  for a, b in zip(found, expected, strict=True):
     for key in b:
       np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
@@ -70,13 +74,13 @@ class _Broken:
 
   def __getitem__(self, index):
     if index == 2:
-      raise ValueError('pictures/two.jpg has zero bytes')
+      raise ValueError('images/two.jpg has zero bytes')
     return SOURCE[index]
 
 
 @pytest.mark.parametrize('threads', [0, 2])
 def test_errors_are_those_of_the_reader(tf, threads):
-  with pytest.raises(ValueError, match=r'pictures/two\.jpg has zero bytes'):
+  with pytest.raises(ValueError, match=r'images/two\.jpg has zero bytes'):
     _batches('tf_data', 5, _Broken(), num_threads=threads)
 
 

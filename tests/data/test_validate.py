@@ -85,28 +85,28 @@ def test_each_rule_of_the_json(layout, rule):
 
 def test_each_rule_of_the_files(layout):
   layout = _Layout(layout.root / 'more', count=9)
-  pictures, maps = layout.root / 'i', layout.root / 'p'
-  (pictures / '0.jpg').unlink()
-  (pictures / '1.jpg').write_bytes(b'')
-  data = (pictures / '2.jpg').read_bytes()
-  (pictures / '2.jpg').write_bytes(data[: len(data) // 2])
-  Image.new('RGB', (5, 8)).save(pictures / '3.jpg')
+  images, maps = layout.root / 'i', layout.root / 'p'
+  (images / '0.jpg').unlink()
+  (images / '1.jpg').write_bytes(b'')
+  data = (images / '2.jpg').read_bytes()
+  (images / '2.jpg').write_bytes(data[: len(data) // 2])
+  Image.new('RGB', (5, 8)).save(images / '3.jpg')
   Image.new('L', (4, 8)).save(maps / '4.png')
   save_map(maps / '5.png', np.full((8, 4), 7))
   save_map(maps / '6.png', np.array([[7, 900, 70000, 3]]).repeat(8, 0))
   # Two files of one example: both are told.
-  (pictures / '7.jpg').write_text('no picture')
+  (images / '7.jpg').write_text('no image')
   (maps / '7.png').unlink()
   result = layout.validate()
   assert {(f.rule, f.file.rpartition('more')[2]) for f in result.faults} == {
     ('missing_file', '/i/0.jpg'),
     ('empty_file', '/i/1.jpg'),
-    ('unreadable_picture', '/i/2.jpg'),
+    ('unreadable_image', '/i/2.jpg'),
     ('sizes_differ', '/i/3.jpg'),
     ('unreadable_map', '/p/4.png'),
     ('id_not_in_map', '/p/5.png'),
     ('id_not_in_json', '/p/6.png'),
-    ('unreadable_picture', '/i/7.jpg'),
+    ('unreadable_image', '/i/7.jpg'),
     ('missing_file', '/p/7.png'),
   }
   assert result.by_rule()['missing_file'] == 2

@@ -4,7 +4,8 @@ import gaussian
 import jax
 import jax.numpy as jnp
 
-from pix2seqd_jax.diffusion import (process, samplers, sampling, schedules, timesteps as timesteps_lib)
+from pix2seqd_jax.diffusion import process, samplers, sampling, schedules
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 
 COSINE = process.Process(schedules.Cosine(), clip_x0=(-1.0, 1.0))
 
@@ -19,8 +20,8 @@ def run(denoise=shrink, p=COSINE, x=None, keys=None, **kwargs):
   x = jnp.asarray(gaussian.normal(0, (3, 4, 5))) if x is None else x
   keys = gaussian.keys(len(jax.tree.leaves(x)[0])) if keys is None else keys
   kwargs = {
-    'grid': timesteps_lib.uniform(6),
-    'stepper': samplers.DDIM(),
+    'timestep_spacing': timesteps_lib.uniform(6),
+    'sampler': samplers.DDIM(),
     **kwargs,
   }
   return jax.jit(

@@ -1,4 +1,4 @@
-"""Runs a stepper's tables in float64, without jit: hundreds of runs a second.
+"""Runs a sampler's tables in float64, without jit: hundreds of runs a second.
 
 The same rows and the same `step` as in sampling.sample, whose loop is compared
 with this one in test_dpm_solver.py.
@@ -9,9 +9,10 @@ import dataclasses
 import jax
 import numpy as np
 
-from pix2seqd_jax.diffusion import logsnr, sampler as sampler_lib
+from pix2seqd_jax.diffusion import logsnr
+from pix2seqd_jax.diffusion import sampler as sampler_lib
 from pix2seqd_jax.diffusion.process import TARGETS, Endpoints
-from pix2seqd_jax.types import Grid
+from pix2seqd_jax.types import Timesteps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Continuous:
   sigma_dot = alpha_dot
 
 
-def as_grid(times):
+def as_timesteps(times):
   times = np.asarray(times, np.float64)
-  return Grid(times[:-1], times[1:])
+  return Timesteps(times[:-1], times[1:])
 
 
 def spaced(kind, process, num, start=1.0, end=1e-3):
@@ -68,7 +69,7 @@ def endpoints(process, x, value, moment):
   return Endpoints(x_0, jax.tree.map(solve(-c0, moment.alpha), x, value))
 
 
-def run(stepper, process, grid, x, denoise):
+def run(sampler, process, timesteps, x, denoise):
   """-> (the last Carry, the times of the calls); denoise(x, t) -> value."""
   calls = []
 
@@ -76,9 +77,9 @@ def run(stepper, process, grid, x, denoise):
     calls.append(float(moment.t))
     return endpoints(process, x, denoise(x, moment.t), moment)
 
-  memory = jax.tree.map(np.asarray, stepper.init(x))
+  memory = jax.tree.map(np.asarray, sampler.init(x))
   carry = sampler_lib.Carry(x, jax.tree.map(np.zeros_like, x), memory)
-  for part, rows in sampler_lib.plan(stepper, process, grid):
+  for part, rows in sampler_lib.plan(sampler, process, timesteps):
     for i in range(sampler_lib.num_rows(rows)):
       row = jax.tree.map(lambda c, i=i: np.asarray(c, np.float64)[i], rows)
       carry = part.step(predict, carry, row, None)

@@ -4,12 +4,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import (dormand_prince, process, samplers, sampling, schedules, timesteps as timesteps_lib)
+from pix2seqd_jax.diffusion import (
+  dormand_prince,
+  process,
+  samplers,
+  sampling,
+  schedules,
+)
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 
 COSINE = process.Process(schedules.Cosine())
 
 
-def run(stepper, p=COSINE, x=None, grid=None, denoise=None, **kwargs):
+def run(sampler, p=COSINE, x=None, timesteps=None, denoise=None, **kwargs):
   x = jnp.asarray(gaussian.normal(0, (4, 3))) if x is None else x
   keys = gaussian.keys(len(jax.tree.leaves(x)[0]))
   return sampling.sample(
@@ -17,8 +24,8 @@ def run(stepper, p=COSINE, x=None, grid=None, denoise=None, **kwargs):
     p,
     x,
     keys,
-    grid=grid or timesteps_lib.Uniform(0.9, 0.1).make(p, 1),
-    stepper=stepper,
+    timesteps=timesteps or timesteps_lib.Uniform(0.9, 0.1).make(p, 1),
+    sampler=sampler,
     **{'returns': 'state', 'with_memory': True, **kwargs},
   )
 
@@ -63,8 +70,8 @@ def test_an_example_chooses_its_own_steps():
     return gaussian.Prediction(wave)
 
   x = jnp.asarray(gaussian.normal(0, (3, 4))) * jnp.array([[0.1], [9.0], [1.0]])
-  stepper = samplers.RK45(1e-4, 1e-4)
-  compiled = jax.jit(lambda x: run(stepper, x=x, denoise=denoise))
+  sampler = samplers.RK45(1e-4, 1e-4)
+  compiled = jax.jit(lambda x: run(sampler, x=x, denoise=denoise))
   every, effort = compiled(x)
   assert len(set(effort.calls.tolist())) > 1
   for i in range(3):
@@ -97,8 +104,8 @@ def test_intervals_join_and_trees_are_one_example():
     return gaussian.Prediction({k: v.value for k, v in exact.items()})
 
   for num_steps in (1, 3):
-    grid = timesteps_lib.Uniform(0.9, 0.1).make(None, num_steps)
-    end, _ = run(samplers.RK45(1e-5, 1e-5), p, x, grid, denoise)
+    timesteps = timesteps_lib.Uniform(0.9, 0.1).make(None, num_steps)
+    end, _ = run(samplers.RK45(1e-5, 1e-5), p, x, timesteps, denoise)
     for key in x:
       exact = gaussian.exact_flow(ends[key], x[key], 0.9, 0.1)
       np.testing.assert_allclose(end[key], exact, atol=1e-4)
@@ -107,10 +114,12 @@ def test_intervals_join_and_trees_are_one_example():
 def test_infinite_slopes_are_refused_with_the_fix():
   p = process.Process(schedules.StableDiffusion(), 'x1')
   with pytest.raises(ValueError, match=r'slope.*at t=0; set .*end=0\.001'):
-    run(samplers.RK45(), p, grid=timesteps_lib.uniform(2))
+    run(samplers.RK45(), p, timesteps=timesteps_lib.uniform(2))
   p = process.Process(schedules.LinearGamma())
   with pytest.raises(ValueError, match=r'at t=1; set .*start=0\.999'):
-    run(samplers.RK45(), p, grid=timesteps_lib.Uniform(1.0, 0.1).make(p, 2))
+    run(
+      samplers.RK45(), p, timesteps=timesteps_lib.Uniform(1.0, 0.1).make(p, 2)
+    )
 
 
 @pytest.mark.parametrize(

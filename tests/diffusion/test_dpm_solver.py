@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import rows
 
-from pix2seqd_jax.diffusion import (dpm_solver, sampler as sampler_lib, sampling, schedules, timesteps as timesteps_lib)
+from pix2seqd_jax.diffusion import dpm_solver, sampling, schedules
+from pix2seqd_jax.diffusion import sampler as sampler_lib
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.diffusion.process import Process
-from pix2seqd_jax.types import Grid, Prediction
+from pix2seqd_jax.types import Prediction, Timesteps
 
 SD = schedules.StableDiffusion()
 SCHEDULES = {
@@ -20,13 +22,13 @@ SCHEDULES = {
   'cosine': rows.Continuous('cosine'),
 }
 SINGLE, MULTI = dpm_solver.Singlestep, dpm_solver.Multistep
-# Float64 here and in the files, but their grids by logSNR are inverted by an
+# Float64 here and in the files, but their timesteps by logSNR are inverted by an
 # interpolation: 1e-13 in the end. The bars asked for are 1e-5 and 1e-4.
 CLOSE = 1e-11
 
 
-def error(found, wanted):
-  return np.abs(found - wanted).max() / np.abs(wanted).max()
+def error(found, expected):
+  return np.abs(found - expected).max() / np.abs(expected).max()
 
 
 # Gaussian data: the golden values of pdm.md 5.7.
@@ -39,16 +41,16 @@ def spread(process, t, kappa):
   return np.sqrt((m.alpha * STD) ** 2 + (kappa * m.sigma) ** 2)
 
 
-def golden(process, times, stepper, kappa=1.0):
+def golden(process, times, sampler, kappa=1.0):
   """y(t_0) of the sheet's scalar example."""
 
   def net(x, t):
     m = process.moment(t)
-    share = m.alpha * STD**2 / spread(process, t, kappa) ** 2
-    return MEAN + share * (x - m.alpha * MEAN)
+    fraction = m.alpha * STD**2 / spread(process, t, kappa) ** 2
+    return MEAN + fraction * (x - m.alpha * MEAN)
 
   x_1 = np.array([START * kappa])
-  carry, _ = rows.run(stepper, process, rows.as_grid(times), x_1, net)
+  carry, _ = rows.run(sampler, process, rows.as_timesteps(times), x_1, net)
   return carry.x[0]
 
 
@@ -82,12 +84,12 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize('stepper', GOLDEN, ids=str)
-def test_golden_values(stepper):
+@pytest.mark.parametrize('sampler', GOLDEN, ids=str)
+def test_golden_values(sampler):
   process = Process(SD, 'x0')
-  for num, wanted in GOLDEN[stepper].items():
+  for num, expected in GOLDEN[sampler].items():
     times = rows.spaced('time_uniform', process, num)
-    assert abs(golden(process, times, stepper) - wanted) < 2e-10
+    assert abs(golden(process, times, sampler) - expected) < 2e-10
 
 
 def test_golden_values_of_a_louder_source():
@@ -98,17 +100,17 @@ def test_golden_values_of_a_louder_source():
   assert abs(exact(process, times) - 0.891418855339) < 2e-12
 
 
-def errors(stepper, nums):
+def errors(sampler, nums):
   process = Process(rows.Continuous('linear'), 'x0')
   found = []
   for num in nums:
     times = rows.spaced('logSNR', process, num)
-    found.append(abs(golden(process, times, stepper) - exact(process, times)))
+    found.append(abs(golden(process, times, sampler) - exact(process, times)))
   return np.array(found)
 
 
 @pytest.mark.parametrize(
-  'stepper, order',
+  'sampler, order',
   [
     (SINGLE(1), 1),
     (SINGLE(2, 'fixed'), 2),
@@ -121,14 +123,14 @@ def errors(stepper, nums):
   ],
   ids=str,
 )
-def test_order_of_convergence(stepper, order):
-  found = errors(stepper, [192, 384, 768])
+def test_order_of_convergence(sampler, order):
+  found = errors(sampler, [192, 384, 768])
   slopes = np.log2(found[:-1] / found[1:])
   assert (slopes > order - 0.15).all(), slopes
   assert (slopes < order + 0.6).all(), slopes
 
 
-def warm_errors(stepper, nums):
+def warm_errors(sampler, nums):
   """Third-order multistep after an exact start: two estimates before t = 1
   of the exact path (pdm.md, 5)."""
   process = Process(rows.Continuous('linear'), 'x0')
@@ -139,10 +141,10 @@ def warm_errors(stepper, nums):
 
     def net(x, t):
       m = process.moment(t)
-      share = m.alpha * STD**2 / spread(process, t, 1.0) ** 2
-      return MEAN + share * (x - m.alpha * MEAN)
+      fraction = m.alpha * STD**2 / spread(process, t, 1.0) ** 2
+      return MEAN + fraction * (x - m.alpha * MEAN)
 
-    table = stepper.tables(process, rows.as_grid(times))
+    table = sampler.tables(process, rows.as_timesteps(times))
     past = [np.array([net(path(t), t)]) for t in times[:2]]
     carry = sampler_lib.Carry(np.array([path(times[2])]), past[1], past[::-1])
 
@@ -151,7 +153,7 @@ def warm_errors(stepper, nums):
 
     for i in range(2, num):
       row = jax.tree.map(lambda c, i=i: np.asarray(c)[i], table)
-      carry = stepper.step(predict, carry, row, None)
+      carry = sampler.step(predict, carry, row, None)
     found.append(abs(carry.x[0] - path(times[-1])))
   return np.array(found)
 
@@ -160,8 +162,8 @@ def test_the_corrected_third_order_is_of_third_order():
   """The published coefficient gives two; with the factor 2, three."""
   nums = [48, 96, 192]
   for published, low, high in ((True, 1.9, 2.3), (False, 2.9, 4.5)):
-    stepper = MULTI(3, lower_order_final=0, published_third_order=published)
-    found = warm_errors(stepper, nums)
+    sampler = MULTI(3, lower_order_final=0, published_third_order=published)
+    found = warm_errors(sampler, nums)
     slopes = np.log2(found[:-1] / found[1:])
     assert (slopes > low).all() and (slopes < high).all(), slopes
 
@@ -174,23 +176,27 @@ def test_a_constant_estimate_is_integrated_exactly(cls, order):
   x_1 = np.array([1.5, -2.0])
   ends = [
     rows.run(
-      stepper, process, rows.as_grid(np.linspace(1, 0.01, num + 1)), x_1, net
+      sampler,
+      process,
+      rows.as_timesteps(np.linspace(1, 0.01, num + 1)),
+      x_1,
+      net,
     )[0].x
-    for stepper, num in ((cls(order), 12), (cls(1), 1))
+    for sampler, num in ((cls(order), 12), (cls(1), 1))
   ]
   np.testing.assert_allclose(ends[0], ends[1], rtol=1e-13)
 
 
 @pytest.mark.parametrize(
-  'stepper',
+  'sampler',
   [SINGLE(1), SINGLE(2), SINGLE(3), MULTI(1), MULTI(2), MULTI(3)],
   ids=str,
 )
 @pytest.mark.parametrize('target', ['x0', 'v', 'x1'])
-def test_the_loop_runs_the_same_rows(stepper, target):
+def test_the_loop_runs_the_same_rows(sampler, target):
   """sampling.sample in float32 against the tables in float64, to t = 0."""
   process = Process(SD, target)
-  grid = timesteps_lib.uniform(11)
+  timesteps = timesteps_lib.uniform(11)
   x_1 = gaussian.normal(0, (3, 2))
 
   def value(xp, x, t):
@@ -204,18 +210,22 @@ def test_the_loop_runs_the_same_rows(stepper, target):
       sampling.sample,
       denoise,
       process,
-      grid=grid,
-      stepper=stepper,
+      timesteps=timesteps,
+      sampler=sampler,
       returns='state',
     )
   )
   found = sample(x_1, gaussian.keys(3))
-  wanted, calls = rows.run(
-    stepper, process, grid, x_1.astype(np.float64), functools.partial(value, np)
+  expected, calls = rows.run(
+    sampler,
+    process,
+    timesteps,
+    x_1.astype(np.float64),
+    functools.partial(value, np),
   )
-  assert error(np.asarray(found), wanted.x) < 1e-5
-  np.testing.assert_allclose(calls, grid.now, atol=1e-12)
-  assert sampler_lib.evaluations(stepper, process, grid) == 11
+  assert error(np.asarray(found), expected.x) < 1e-5
+  np.testing.assert_allclose(calls, timesteps.now, atol=1e-12)
+  assert sampler_lib.evaluations(sampler, process, timesteps) == 11
 
 
 def test_leaves_share_every_coefficient():
@@ -226,20 +236,22 @@ def test_leaves_share_every_coefficient():
   def net(x, t):
     return jax.tree.map(np.tanh, x)
 
-  grid = timesteps_lib.uniform(7)
-  both, _ = rows.run(SINGLE(3), process, grid, {'image': x_1, 'map': x_1}, net)
-  alone, _ = rows.run(SINGLE(3), process, grid, x_1, net)
+  timesteps = timesteps_lib.uniform(7)
+  both, _ = rows.run(
+    SINGLE(3), process, timesteps, {'image': x_1, 'map': x_1}, net
+  )
+  alone, _ = rows.run(SINGLE(3), process, timesteps, x_1, net)
   np.testing.assert_array_equal(both.x['image'], both.x['map'])
   np.testing.assert_array_equal(both.x['image'], alone.x)
 
 
 def test_first_order_is_ddim():
   process = Process(SD, 'x0')
-  grid = timesteps_lib.uniform(5)
+  timesteps = timesteps_lib.uniform(5)
   net = lambda x, t: np.tanh(x)
   x = np.array([0.4, 2.0])
-  found, _ = rows.run(SINGLE(1), process, grid, x, net)
-  for now, after in zip(*grid):
+  found, _ = rows.run(SINGLE(1), process, timesteps, x, net)
+  for now, after in zip(*timesteps):
     m, n = process.moment(now), process.moment(after)
     x_0 = np.tanh(x)
     x = n.alpha * x_0 + n.sigma * (x - m.alpha * x_0) / m.sigma
@@ -265,25 +277,34 @@ def test_fast_plan(num, order, blocks):
 
 
 def test_fast_plan_of_fifty_steps_calls_at_the_grid():
-  """17 blocks, 50 calls, labels 1000 t of the grid (pdm.md 5.2)."""
+  """17 blocks, 50 calls, labels 1000 t of the timesteps (pdm.md 5.2)."""
   process = Process(SD, 'x0')
-  grid = rows.as_grid(np.linspace(1, 1e-3, 51))
-  plan = SINGLE(3).plan(process, grid)
-  assert [(p.calls, sampler_lib.num_rows(r)) for p, r in plan] == [(3, 16), (2, 1)]
-  _, calls = rows.run(SINGLE(3), process, grid, np.zeros(1), lambda x, t: x)
+  timesteps = rows.as_timesteps(np.linspace(1, 1e-3, 51))
+  plan = SINGLE(3).plan(process, timesteps)
+  assert [(p.calls, sampler_lib.num_rows(r)) for p, r in plan] == [
+    (3, 16),
+    (2, 1),
+  ]
+  _, calls = rows.run(
+    SINGLE(3), process, timesteps, np.zeros(1), lambda x, t: x
+  )
   np.testing.assert_allclose(1000 * calls[:3], [1000, 980.02, 960.04])
   np.testing.assert_allclose(calls[-2:], [0.04096, 0.02098])
 
 
 @pytest.mark.parametrize('schedule', [schedules.Straight(), schedules.Log()])
-@pytest.mark.parametrize('stepper', [SINGLE(3), MULTI(3)], ids=str)
-def test_ends_that_are_infinitely_far(schedule, stepper):
+@pytest.mark.parametrize('sampler', [SINGLE(3), MULTI(3)], ids=str)
+def test_ends_that_are_infinitely_far(schedule, sampler):
   """alpha(1) = 0 and sigma(0) = 0: first-order steps there, all finite."""
   process = Process(schedule, 'v')
   for num in (1, 2, 3, 7):
-    grid = timesteps_lib.uniform(num)
+    timesteps = timesteps_lib.uniform(num)
     found, calls = rows.run(
-      stepper, process, grid, np.array([0.8]), lambda x, t: np.tanh(x) - 0.4
+      sampler,
+      process,
+      timesteps,
+      np.array([0.8]),
+      lambda x, t: np.tanh(x) - 0.4,
     )
     assert np.isfinite(found.x).all() and len(calls) == num
 
@@ -303,18 +324,18 @@ def test_bad_arguments(make, message):
     make()
 
 
-@pytest.mark.parametrize('stepper', [SINGLE(2), MULTI(2)], ids=str)
-def test_bad_grids(stepper):
+@pytest.mark.parametrize('sampler', [SINGLE(2), MULTI(2)], ids=str)
+def test_bad_grids(sampler):
   process = Process(SD, 'x0')
   with pytest.raises(ValueError, match=r'sample\.td=0'):
-    sampler_lib.plan(stepper, process, timesteps_lib.uniform(4, td=1.0))
-  up = Grid(np.array([0.1, 0.5]), np.array([0.5, 1.0]))
+    sampler_lib.plan(sampler, process, timesteps_lib.uniform(4, td=1.0))
+  up = Timesteps(np.array([0.1, 0.5]), np.array([0.5, 1.0]))
   with pytest.raises(ValueError, match='larger to smaller'):
-    sampler_lib.plan(stepper, process, up)
+    sampler_lib.plan(sampler, process, up)
 
 
 def test_fixed_blocks_must_fill_the_grid():
   process = Process(SD, 'x0')
-  grid = rows.as_grid(np.linspace(1, 1e-3, 12))
+  timesteps = rows.as_timesteps(np.linspace(1, 1e-3, 12))
   with pytest.raises(ValueError, match=r'sample\.steps=9'):
-    SINGLE(3, 'fixed').plan(process, grid)
+    SINGLE(3, 'fixed').plan(process, timesteps)

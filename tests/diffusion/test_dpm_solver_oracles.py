@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import rows
 
-from pix2seqd_jax.diffusion import dpm_solver, logsnr, sampler as sampler_lib, schedules
+from pix2seqd_jax.diffusion import dpm_solver, logsnr, schedules
+from pix2seqd_jax.diffusion import sampler as sampler_lib
 from pix2seqd_jax.diffusion.process import Process
 
 SD = schedules.StableDiffusion()
@@ -17,13 +18,13 @@ SCHEDULES = {
   'cosine': rows.Continuous('cosine'),
 }
 SINGLE, MULTI = dpm_solver.Singlestep, dpm_solver.Multistep
-# Float64 here and in the files, but their grids by logSNR are inverted by an
+# Float64 here and in the files, but their timesteps by logSNR are inverted by an
 # interpolation: 1e-13 in the end. The bars asked for are 1e-5 and 1e-4.
 CLOSE = 1e-11
 
 
-def error(found, wanted):
-  return np.abs(found - wanted).max() / np.abs(wanted).max()
+def error(found, expected):
+  return np.abs(found - expected).max() / np.abs(expected).max()
 
 
 def runs(file):
@@ -37,7 +38,7 @@ def tanh_net(weights):
 
 
 def times_of_run(file, process, method, order, kind, num, start):
-  """The stepper of one of the originals' runs, and its times."""
+  """The sampler of one of the originals' runs, and its times."""
   spaced = functools.partial(rows.spaced, process=process, start=start)
   if method == 'multistep':
     # U-ViT's old file never lowers the order at the end.
@@ -75,17 +76,19 @@ def test_originals_runs(shared, file):
     process = Process(SCHEDULES[schedule], 'x1')
     start = 0.9946 if schedule == 'cosine' else 1.0
     order, num = int(order[5:]), int(steps[5:])
-    stepper, times = times_of_run(
+    sampler, times = times_of_run(
       file, process, method, order, spacing, num, start
     )
-    grid = rows.as_grid(times)
-    carry, calls = rows.run(stepper, process, grid, x_1, net)
-    wanted = found[f'{name}/final_f64']
-    assert error(carry.x, wanted) < CLOSE, name
+    timesteps = rows.as_timesteps(times)
+    carry, calls = rows.run(sampler, process, timesteps, x_1, net)
+    expected = found[f'{name}/final_f64']
+    assert error(carry.x, expected) < CLOSE, name
     # Their times are float32 and so is their inverse of lambda: 4e-5.
     np.testing.assert_allclose(calls, found[f'{name}/model_t'], atol=6e-5)
-    assert sampler_lib.evaluations(stepper, process, grid) == len(calls), name
-    worst, count = max(worst, error(carry.x, wanted)), count + 1
+    assert sampler_lib.evaluations(sampler, process, timesteps) == len(calls), (
+      name
+    )
+    worst, count = max(worst, error(carry.x, expected)), count + 1
   assert count == {'repo_grid': 144, 'pp_grid': 288}[file]
 
 
@@ -97,7 +100,7 @@ def karras(process, num, ends, rho=7.0):
 
 
 def diffusers_run(config, name, timesteps):
-  """(stepper, times) of one of diffusers' schedulers."""
+  """(sampler, times) of one of diffusers' schedulers."""
   num = len(timesteps)
   zero = config.get('final_sigmas_type', 'zero') == 'zero'
   last = 0.0 if zero else 1e-3
@@ -137,7 +140,7 @@ def test_diffusers_runs(shared):
       continue
     timesteps = found[f'{name}/timesteps']
     process = Process(SD, kinds[config.get('prediction_type', 'epsilon')])
-    stepper, times = diffusers_run(config, name, timesteps)
+    sampler, times = diffusers_run(config, name, timesteps)
     calls = iter(timesteps)
 
     def net(x, t, calls=calls):
@@ -145,11 +148,11 @@ def test_diffusers_runs(shared):
       return tanh_net(weights)(x, next(calls) / 1000)
 
     carry, _ = rows.run(
-      stepper, process, rows.as_grid(times), found['x_T'] * 1.0, net
+      sampler, process, rows.as_timesteps(times), found['x_T'] * 1.0, net
     )
-    wanted = found[f'{name}/states'][-1]
-    if not error(carry.x, wanted) < 1e-5:
-      failures[name] = error(carry.x, wanted)
+    expected = found[f'{name}/states'][-1]
+    if not error(carry.x, expected) < 1e-5:
+      failures[name] = error(carry.x, expected)
     count += 1
   assert not failures
   assert count == 80

@@ -4,7 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import (guidance, process, samplers, sampling, schedules, timesteps as timesteps_lib)
+from pix2seqd_jax.diffusion import (
+  guidance,
+  process,
+  samplers,
+  sampling,
+  schedules,
+)
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.types import Prediction
 
 P = process.Process(
@@ -36,8 +43,8 @@ def sample(denoise, self_condition=False):
     P,
     STATE,
     gaussian.keys(3),
-    grid=timesteps_lib.uniform(4),
-    stepper=samplers.DDIM(),
+    timesteps=timesteps_lib.uniform(4),
+    sampler=samplers.DDIM(),
     returns='state',
     self_condition=self_condition,
   )
@@ -63,9 +70,9 @@ def test_one_call_of_twice_the_batch_is_two_calls(scale, self_condition):
   guided = guidance.guide(counted, CONDITION, NULL, scale)
   ours = sample(guided, self_condition)
   assert calls == [(6,)]  # traced once, twice the batch
-  wanted = sample(two_calls, self_condition)
+  expected = sample(two_calls, self_condition)
   for key in STATE:
-    np.testing.assert_allclose(ours[key], wanted[key], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours[key], expected[key], rtol=1e-5, atol=1e-5)
 
 
 def test_scale_one_costs_nothing():
@@ -102,8 +109,8 @@ def test_clipping_comes_after_guidance():
     p,
     jnp.zeros((2, 3)),
     gaussian.keys(2),
-    grid=timesteps_lib.uniform(2),
-    stepper=samplers.DDIM(),
+    timesteps=timesteps_lib.uniform(2),
+    sampler=samplers.DDIM(),
   )
   np.testing.assert_array_equal(end, 1.0)
 

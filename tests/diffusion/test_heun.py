@@ -4,28 +4,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import (process, sampler as sampler_lib, samplers, sampling, schedules, timesteps as timesteps_lib)
-from pix2seqd_jax.types import Grid
+from pix2seqd_jax.diffusion import process, samplers, sampling, schedules
+from pix2seqd_jax.diffusion import sampler as sampler_lib
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
+from pix2seqd_jax.types import Timesteps
 
 
-def end_of(p, grid, x, stepper=samplers.Heun(), denoise=None):
+def end_of(p, timesteps, x, sampler=samplers.Heun(), denoise=None):
   return sampling.sample(
     denoise or gaussian.exact_denoiser(p),
     p,
     x,
     gaussian.keys(len(x)),
-    grid=grid,
-    stepper=stepper,
+    timesteps=timesteps,
+    sampler=sampler,
     returns='state',
   )
 
 
 def final_error(p, num_steps, start, stop):
   """Distance from the exact solution, in float64."""
-  grid = timesteps_lib.Uniform(start, stop).make(p, num_steps)
+  timesteps = timesteps_lib.Uniform(start, stop).make(p, num_steps)
   with jax.enable_x64(True):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
-    end = end_of(p, grid, x)
+    end = end_of(p, timesteps, x)
     return float(jnp.abs(end - gaussian.exact_flow(p, x, start, stop)).max())
 
 
@@ -56,8 +58,8 @@ def test_it_is_heun_on_the_straight_schedule():
   f = lambda x, t: jnp.tanh(2 * x + t)
   one = f(x, 0.8)
   two = f(x - 0.3 * one, 0.5)
-  grid = Grid(np.array([0.8]), np.array([0.5]))
-  ours = end_of(p, grid, x, denoise=net)
+  timesteps = Timesteps(np.array([0.8]), np.array([0.5]))
+  ours = end_of(p, timesteps, x, denoise=net)
   np.testing.assert_allclose(ours, x - 0.15 * (one + two), atol=1e-6)
 
 
@@ -65,9 +67,9 @@ def test_it_is_exact_where_the_endpoints_are_known():
   p = process.Process(schedules.Cosine())
   x_0, x_1 = (jnp.asarray(gaussian.normal(s, (4, 5))) for s in (1, 2))
   start = p.mix(x_0, x_1, jnp.ones(4))
-  grid = timesteps_lib.Uniform(end=0.1).make(p, 3)
+  timesteps = timesteps_lib.Uniform(end=0.1).make(p, 3)
   denoise = lambda x, t, previous: gaussian.Prediction(x_0)
-  end = end_of(p, grid, start, denoise=denoise)
+  end = end_of(p, timesteps, start, denoise=denoise)
   np.testing.assert_allclose(end, p.mix(x_0, x_1, jnp.full(4, 0.1)), atol=1e-5)
 
 
@@ -75,12 +77,12 @@ def test_steps_onto_an_end_are_ddims():
   p = process.Process(schedules.Cosine(), clip_x0=(-1.0, 1.0))
   x = jnp.asarray(gaussian.normal(0, (3, 4)))
   for start, stop in ((0.3, 0.0), (0.7, 1.0)):
-    grid = timesteps_lib.Uniform(start, stop).make(p, 1)
+    timesteps = timesteps_lib.Uniform(start, stop).make(p, 1)
     ours, ddim = (
-      end_of(p, grid, x, s) for s in (samplers.Heun(), samplers.DDIM())
+      end_of(p, timesteps, x, s) for s in (samplers.Heun(), samplers.DDIM())
     )
     np.testing.assert_allclose(ours, ddim, atol=1e-6)
   # With td several rows land on 0.
-  grid = timesteps_lib.uniform(6, 2)
-  parts = sampler_lib.plan(samplers.Heun(), p, grid)
+  timesteps = timesteps_lib.uniform(6, 2)
+  parts = sampler_lib.plan(samplers.Heun(), p, timesteps)
   assert [sampler_lib.num_rows(rows) for _, rows in parts] == [3, 3]

@@ -8,7 +8,14 @@ import parity
 import pytest
 from looping import run
 
-from pix2seqd_jax.diffusion import (loss_weights, process, samplers, schedules, time_sampling, timesteps as timesteps_lib)
+from pix2seqd_jax.diffusion import (
+  loss_weights,
+  process,
+  samplers,
+  schedules,
+  time_sampling,
+)
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 
 TABLES = {
   'scaled_linear': schedules.StableDiffusion(),
@@ -34,13 +41,13 @@ def tables(shared):
 def test_weights_of_all_thousand_steps(tables, table):
   t = jnp.arange(1, 1001) / 1000
   for name, weight in WEIGHTS.items():
-    wanted = tables[f'{table}/weights/{name}']
+    expected = tables[f'{table}/weights/{name}']
     # Their SNR is alpha / (1 - alpha) in float32, which cancels at first.
     parity.check(
       'ldmseg_sched/tables',
       f'{table}/{name}',
       weight(TABLES[table], t),
-      wanted,
+      expected,
       bound=2e-4 if name == 'fixed' else 2e-5,
     )
 
@@ -56,11 +63,11 @@ def test_the_papers_ramp_is_near_the_releases_weight():
 
 @pytest.mark.parametrize('num', [1, 2, 5, 7, 10, 20, 25, 30, 50, 100, 250])
 def test_steps_of_sampling(tables, num):
-  grid = timesteps_lib.Blocks().make(None, num)
-  wanted = tables[f'timesteps/n{num}_tmin0']
-  np.testing.assert_allclose(grid.now * 1000 - 1, wanted, atol=1e-9)
-  np.testing.assert_array_equal(grid.next[:-1], grid.now[1:])
-  assert grid.next[-1] == 0
+  timesteps = timesteps_lib.Blocks().make(None, num)
+  expected = tables[f'timesteps/n{num}_tmin0']
+  np.testing.assert_allclose(timesteps.now * 1000 - 1, expected, atol=1e-9)
+  np.testing.assert_array_equal(timesteps.next[:-1], timesteps.now[1:])
+  assert timesteps.next[-1] == 0
 
 
 def test_sampling_function_with_self_conditioning(shared):
@@ -70,7 +77,7 @@ def test_sampling_function_with_self_conditioning(shared):
   schedule = TABLES['scaled_linear']
 
   def denoise(x, t, previous):
-    """The network that they made up, [noisy | picture | last estimate]."""
+    """The network that they made up, [noisy | image | last estimate]."""
     inputs = jnp.concatenate([x, z['rgb_latents'], previous], axis=1)
     mixed = jnp.einsum('oc,bchw->bohw', z['W12'], inputs, precision='highest')
     step = schedule.step_of(t)[:, None, None, None]
@@ -81,12 +88,12 @@ def test_sampling_function_with_self_conditioning(shared):
       denoise,
       p=process.Process(schedule, 'x1'),
       x=jnp.asarray(z[f'selfcond12/steps{num}/z_init']),
-      grid=timesteps_lib.Blocks().make(None, num),
-      stepper=samplers.DDIM(),
+      timesteps=timesteps_lib.Blocks().make(None, num),
+      sampler=samplers.DDIM(),
       self_condition=True,
     )
-    wanted = z[f'selfcond12/steps{num}/final']
-    parity.check(name, f'{num} steps', found, wanted, bound=1e-5)
+    expected = z[f'selfcond12/steps{num}/final']
+    parity.check(name, f'{num} steps', found, expected, bound=1e-5)
 
 
 def test_times_are_those_of_steps():

@@ -48,8 +48,8 @@ def test_the_references_example():
   instance[0, 0] = [3, 7, 7, 200]
   w = loss_weights.instance_weight(jnp.asarray(instance), 101, 0.2)[0]
   assert float(w.sum()) == pytest.approx(16, rel=1e-6)
-  wanted = [1.441836, 1.329528, 1.329528, 0]
-  np.testing.assert_allclose(w[0], wanted, atol=2e-6)
+  expected = [1.441836, 1.329528, 1.329528, 0]
+  np.testing.assert_allclose(w[0], expected, atol=2e-6)
   np.testing.assert_allclose(w[1:], 0.991592, atol=2e-6)
 
 
@@ -80,7 +80,7 @@ def _largest(jaxpr):
 
 def test_impossible_numbers():
   x = jnp.zeros((1, 2, 2), jnp.int32)
-  with pytest.raises(ValueError, match='max_instances=0'):
+  with pytest.raises(ValueError, match='num_ids=0'):
     loss_weights.instance_weight(x, 0, 0.2)
   with pytest.raises(ValueError, match='p=-1'):
     loss_weights.instance_weight(x, 5, -1.0)

@@ -7,13 +7,15 @@ import numpy as np
 import parity
 import pytest
 
-from pix2seqd_jax.diffusion import (process, sampler as sampler_lib, samplers, sampling, schedules, timesteps as timesteps_lib)
-from pix2seqd_jax.types import Grid
+from pix2seqd_jax.diffusion import process, samplers, sampling, schedules
+from pix2seqd_jax.diffusion import sampler as sampler_lib
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
+from pix2seqd_jax.types import Timesteps
 
 DETERMINISTIC = [samplers.DDIM(), samplers.Euler()]
 
 
-def final_error(p, stepper, num_steps):
+def final_error(p, sampler, num_steps):
   """Distance from the exact solution of the flow at t = 0.1, in float64."""
   start, stop = 0.9, 0.1
   times = np.linspace(start, stop, num_steps + 1)
@@ -24,34 +26,36 @@ def final_error(p, stepper, num_steps):
       p,
       x,
       gaussian.keys(6),
-      grid=Grid(times[:-1], times[1:]),
-      stepper=stepper,
+      timesteps=Timesteps(times[:-1], times[1:]),
+      sampler=sampler,
       returns='state',
     )
     assert end.dtype == jnp.float64
     return float(jnp.abs(end - gaussian.exact_flow(p, x, start, stop)).max())
 
 
-@pytest.mark.parametrize('stepper', DETERMINISTIC, ids=repr)
+@pytest.mark.parametrize('sampler', DETERMINISTIC, ids=repr)
 @pytest.mark.parametrize(
   'schedule',
   [schedules.Cosine(), schedules.Straight(), schedules.Sigmoid()],
   ids=repr,
 )
-def test_first_order_on_gaussian_data(stepper, schedule):
+def test_first_order_on_gaussian_data(sampler, schedule):
   # x0 here; what is predicted makes no difference, see the next test.
   p = process.Process(schedule)
-  errors = [final_error(p, stepper, n) for n in (100, 200)]
+  errors = [final_error(p, sampler, n) for n in (100, 200)]
   assert errors[1] < 0.05
   assert np.log2(errors[0] / errors[1]) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize('kind', process.TARGETS)
 def test_any_target_gives_the_same_sample(kind):
-  wanted = final_error(process.Process(schedules.Cosine()), samplers.DDIM(), 20)
+  expected = final_error(
+    process.Process(schedules.Cosine()), samplers.DDIM(), 20
+  )
   p = process.Process(schedules.Cosine(), kind)
   ours = final_error(p, samplers.DDIM(), 20)
-  assert ours == pytest.approx(wanted, rel=1e-9)
+  assert ours == pytest.approx(expected, rel=1e-9)
 
 
 def test_ddim_is_exact_where_x_0_is_known():
@@ -65,8 +69,8 @@ def test_ddim_is_exact_where_x_0_is_known():
     p,
     start,
     gaussian.keys(4),
-    grid=Grid(times[:-1], times[1:]),
-    stepper=samplers.DDIM(),
+    timesteps=Timesteps(times[:-1], times[1:]),
+    sampler=samplers.DDIM(),
     returns='state',
   )
   np.testing.assert_allclose(end, p.mix(x_0, x_1, jnp.full(4, 0.1)), atol=1e-5)
@@ -75,16 +79,16 @@ def test_ddim_is_exact_where_x_0_is_known():
 @pytest.mark.parametrize('td', [0, 1.5])
 def test_ddim_is_euler_on_the_straight_schedule(td):
   p = process.Process(schedules.Straight(), 'velocity')
-  grid = timesteps_lib.uniform(7, td)
+  timesteps = timesteps_lib.uniform(7, td)
 
-  def run(stepper):
+  def run(sampler):
     return sampling.sample(
       lambda x, t, previous: gaussian.Prediction(jnp.tanh(3 * x) + t[:, None]),
       p,
       jnp.asarray(gaussian.normal(0, (4, 5))),
       gaussian.keys(4),
-      grid=grid,
-      stepper=stepper,
+      timesteps=timesteps,
+      sampler=sampler,
       returns='state',
     )
 
@@ -104,8 +108,8 @@ def test_euler_runs_both_ways():
       p,
       x,
       gaussian.keys(4),
-      grid=Grid(times[:-1], times[1:]),
-      stepper=samplers.Euler(),
+      timesteps=Timesteps(times[:-1], times[1:]),
+      sampler=samplers.Euler(),
       returns='state',
     )
 
@@ -134,9 +138,9 @@ def test_ddpm_table_keeps_the_variance_of_known_data(variance):
   """
   for schedule in (schedules.Cosine(), schedules.DDPM(), schedules.Straight()):
     p = process.Process(schedule)
-    grid = timesteps_lib.uniform(20)
-    rows = samplers.DDPM(variance).tables(p, grid)
-    now, after = p.moment(grid.now), p.moment(grid.next)
+    timesteps = timesteps_lib.uniform(20)
+    rows = samplers.DDPM(variance).tables(p, timesteps)
+    now, after = p.moment(timesteps.now), p.moment(timesteps.next)
     # x_s = c_0 x_0 + c_1 eps + std z, both normal.
     total = rows.c_1**2 + rows.std**2
     np.testing.assert_allclose(rows.c_0, after.alpha)
@@ -144,8 +148,8 @@ def test_ddpm_table_keeps_the_variance_of_known_data(variance):
       np.testing.assert_allclose(total, after.sigma**2, atol=1e-12)
     else:
       ratio = now.alpha / after.alpha
-      wanted = now.sigma**2 - (ratio * after.sigma) ** 2
-      np.testing.assert_allclose(rows.std**2, wanted, atol=1e-12)
+      expected = now.sigma**2 - (ratio * after.sigma) ** 2
+      np.testing.assert_allclose(rows.std**2, expected, atol=1e-12)
       assert (total >= after.sigma**2 - 1e-12).all()
 
 
@@ -157,16 +161,16 @@ def test_ddpm_keeps_the_marginals_of_gaussian_data():
   """
   for schedule in (schedules.Cosine(), schedules.Straight()):
     p = process.Process(schedule)
-    grid = timesteps_lib.uniform(2000)
+    timesteps = timesteps_lib.uniform(2000)
     for variance in ('small', 'large'):
-      rows = samplers.DDPM(variance).tables(p, grid)
+      rows = samplers.DDPM(variance).tables(p, timesteps)
       mean, var, worst = 0.0, 1.0, 0.0
-      for i in range(len(grid.now) - 1):
+      for i in range(len(timesteps.now) - 1):
         slope, offset = _affine(p, rows, i)
         mean, var = slope * mean + offset, slope**2 * var + rows.std[i] ** 2
-        wanted = gaussian.spread(p, grid.next[i]) ** 2
-        worst = max(worst, abs(var / wanted - 1))
-        centre = p.moment(grid.next[i]).alpha * gaussian.MEAN
+        expected = gaussian.spread(p, timesteps.next[i]) ** 2
+        worst = max(worst, abs(var / expected - 1))
+        centre = p.moment(timesteps.next[i]).alpha * gaussian.MEAN
         assert abs(mean - centre) < 0.01
       assert worst < 0.02
 
@@ -186,17 +190,17 @@ def _affine(p, rows, i):
 
 def test_ddpm_samples_have_the_tables_variance():
   p = process.Process(schedules.Cosine())
-  grid = Grid(np.array([0.6]), np.array([0.4]))
+  timesteps = Timesteps(np.array([0.6]), np.array([0.4]))
   end = sampling.sample(
     lambda x, t, previous: gaussian.Prediction(jnp.zeros_like(x)),
     p,
     jnp.zeros((64, 200)),
     gaussian.keys(64),
-    grid=grid,
-    stepper=samplers.DDPM(),
+    timesteps=timesteps,
+    sampler=samplers.DDPM(),
     returns='state',
   )
-  std = samplers.DDPM().tables(p, grid).std[0]
+  std = samplers.DDPM().tables(p, timesteps).std[0]
   assert float(end.std()) == pytest.approx(std, rel=0.03)
   assert float(end.mean()) == pytest.approx(0, abs=0.02)
 
@@ -204,20 +208,20 @@ def test_ddpm_samples_have_the_tables_variance():
 def test_ddpm_refuses_to_go_back():
   p = process.Process(schedules.Straight(), 'velocity')
   with pytest.raises(ValueError, match=r'from t=0\.2 to 0\.4'):
-    samplers.DDPM().tables(p, Grid(np.array([0.2]), np.array([0.4])))
+    samplers.DDPM().tables(p, Timesteps(np.array([0.2]), np.array([0.4])))
   with pytest.raises(ValueError, match="variance='huge'"):
     samplers.DDPM('huge')
 
 
-@pytest.mark.parametrize('make', samplers.STEPPERS.values())
+@pytest.mark.parametrize('make', samplers.SAMPLERS.values())
 def test_tables_are_float64_with_rows_of_one_length(make):
-  stepper = make()
+  sampler = make()
   p = process.Process(schedules.Cosine())
-  for _, rows in sampler_lib.plan(stepper, p, timesteps_lib.uniform(6)):
+  for _, rows in sampler_lib.plan(sampler, p, timesteps_lib.uniform(6)):
     for column in jax.tree.leaves(rows):
       assert column.dtype == np.float64
       assert column.shape[0] == sampler_lib.num_rows(rows)
-  assert dataclasses.is_dataclass(stepper) and hash(stepper) is not None
+  assert dataclasses.is_dataclass(sampler) and hash(sampler) is not None
 
 
 def test_ddim_with_eta_one_is_ddpm_with_the_small_variance():
@@ -255,10 +259,10 @@ class TestParity:
     ours = []
     for i in range(4):  # each example has a time of its own
       one = slice(i, i + 1)
-      stepper = samplers.DDIM()
+      sampler = samplers.DDIM()
       if key != 'ddim':
         variance = key.partition('@')[2] or 'large'
-        stepper = Recorded(variance, oracle['step_noise'][one])
+        sampler = Recorded(variance, oracle['step_noise'][one])
       end = sampling.sample(
         lambda x, t, previous, one=one: gaussian.Prediction(
           jnp.asarray(oracle['denoise_out'][one])
@@ -266,8 +270,8 @@ class TestParity:
         p,
         jnp.asarray(oracle['xt'][one]),
         gaussian.keys(1),
-        grid=Grid(times[0][one], times[1][one]),
-        stepper=stepper,
+        timesteps=Timesteps(times[0][one], times[1][one]),
+        sampler=sampler,
         returns='state',
       )
       ours.append(end)

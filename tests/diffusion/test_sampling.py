@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from looping import COSINE, run, shrink
 
-from pix2seqd_jax.diffusion import (noise, process, samplers, sampling, schedules, timesteps as timesteps_lib)
-from pix2seqd_jax.types import Grid
+from pix2seqd_jax.diffusion import noise, process, samplers, sampling, schedules
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
+from pix2seqd_jax.types import Timesteps
 
-ALL = [make() for make in samplers.STEPPERS.values()]
+ALL = [make() for make in samplers.SAMPLERS.values()]
 
 
 def test_the_network_is_traced_once_in_one_scan():
@@ -23,7 +24,12 @@ def test_the_network_is_traced_once_in_one_scan():
   x, keys = jnp.zeros((2, 3)), gaussian.keys(2)
   jaxpr = jax.make_jaxpr(
     lambda x, k: sampling.sample(
-      denoise, COSINE, x, k, grid=timesteps_lib.uniform(50), stepper=samplers.DDIM()
+      denoise,
+      COSINE,
+      x,
+      k,
+      timesteps=timesteps_lib.uniform(50),
+      sampler=samplers.DDIM(),
     )
   )(x, keys)
   scans = [e for e in jaxpr.jaxpr.eqns if e.primitive.name == 'scan']
@@ -32,13 +38,13 @@ def test_the_network_is_traced_once_in_one_scan():
   assert traces[0].shape == (2,) and traces[0].dtype == jnp.float32
 
 
-@pytest.mark.parametrize('stepper', ALL, ids=repr)
-def test_a_sample_does_not_depend_on_its_batch(stepper):
+@pytest.mark.parametrize('sampler', ALL, ids=repr)
+def test_a_sample_does_not_depend_on_its_batch(sampler):
   keys = gaussian.keys(5)
   shape = lambda n: jax.ShapeDtypeStruct((n, 4, 5), jnp.float32)
-  every = run(x=noise.noise_like(keys, shape(5)), keys=keys, stepper=stepper)
+  every = run(x=noise.noise_like(keys, shape(5)), keys=keys, sampler=sampler)
   some = keys[jnp.asarray([3, 0])]
-  few = run(x=noise.noise_like(some, shape(2)), keys=some, stepper=stepper)
+  few = run(x=noise.noise_like(some, shape(2)), keys=some, sampler=sampler)
   np.testing.assert_allclose(few, every[jnp.asarray([3, 0])], atol=1e-6)
 
 
@@ -52,9 +58,9 @@ def test_noise_differs_between_steps_and_examples():
     run(
       denoise,
       x=x,
-      stepper=samplers.DDPM(),
+      sampler=samplers.DDPM(),
       returns='state',
-      grid=timesteps_lib.uniform(n),
+      timesteps=timesteps_lib.uniform(n),
     )
     for n in (1, 2)
   ]
@@ -71,7 +77,7 @@ def test_self_conditioning_feeds_the_last_estimate():
     )
     return gaussian.Prediction(jnp.full_like(x, 0.1) + 0.5 * previous)
 
-  end = run(denoise, self_condition=True, grid=timesteps_lib.uniform(4))
+  end = run(denoise, self_condition=True, timesteps=timesteps_lib.uniform(4))
   jax.effects_barrier()
   levels = [0, 0.1, 0.15, 0.175]
   for ours, level in zip(seen, levels):
@@ -130,9 +136,11 @@ def test_last_x0_and_state_are_what_they_say():
   p = process.Process(schedules.Straight(), 'velocity')
   one, other = (run(p=p, returns=r) for r in ('state', 'last_x0'))
   np.testing.assert_allclose(one, other, atol=1e-6)
-  # Where the grid stops early, they differ.
-  grid = Grid(np.array([1.0, 0.8]), np.array([0.8, 0.6]))
-  one, other = (run(p=p, returns=r, grid=grid) for r in ('state', 'last_x0'))
+  # Where the timesteps stops early, they differ.
+  timesteps = Timesteps(np.array([1.0, 0.8]), np.array([0.8, 0.6]))
+  one, other = (
+    run(p=p, returns=r, timesteps=timesteps) for r in ('state', 'last_x0')
+  )
   assert np.abs(one - other).max() > 0.1
 
 
@@ -143,7 +151,7 @@ def test_low_precision_sources_are_widened():
 
 def test_a_float64_source_stays_float64():
   with jax.enable_x64(True):
-    end = run(x=jnp.ones((2, 3), jnp.float64), stepper=samplers.DDPM())
+    end = run(x=jnp.ones((2, 3), jnp.float64), sampler=samplers.DDPM())
     assert end.dtype == jnp.float64
 
 
@@ -171,27 +179,31 @@ def test_block_x0_is_the_first_estimate_of_the_last_row():
     seen.clear()
     found = run(denoise, x=x, returns='block_x0', **kwargs)
     jax.effects_barrier()
-    wanted = shrink(*map(jnp.asarray, seen[number]), None).value
-    np.testing.assert_allclose(found, jnp.clip(wanted, -1, 1), atol=1e-6)
+    expected = shrink(*map(jnp.asarray, seen[number]), None).value
+    np.testing.assert_allclose(found, jnp.clip(expected, -1, 1), atol=1e-6)
 
-  grid = timesteps_lib.Uniform(end=0.01).make(None, 6)
-  check(3, grid=grid, stepper=samplers.Singlestep(3, blocks=(3, 3)))
-  check(-1, grid=grid)  # one call a row
+  timesteps = timesteps_lib.Uniform(end=0.01).make(None, 6)
+  check(3, timesteps=timesteps, sampler=samplers.Singlestep(3, blocks=(3, 3)))
+  check(-1, timesteps=timesteps)  # one call a row
   # An inner loop: the estimate at the start of the interval.
   check(
-    0, grid=timesteps_lib.Uniform(end=0.1).make(None, 1), stepper=samplers.RK45()
+    0,
+    timesteps=timesteps_lib.Uniform(end=0.1).make(None, 1),
+    sampler=samplers.RK45(),
   )
 
 
 def test_denoised_is_the_estimate_at_the_end():
-  grid = Grid(np.array([1.0, 0.8]), np.array([0.8, 0.6]))
-  state = run(grid=grid, returns='state')
-  wanted = jnp.clip(shrink(state, jnp.full(3, 0.6), None).value, -1, 1)
-  found = run(grid=grid, returns='denoised')
-  np.testing.assert_allclose(found, wanted, atol=1e-6)
+  timesteps = Timesteps(np.array([1.0, 0.8]), np.array([0.8, 0.6]))
+  state = run(timesteps=timesteps, returns='state')
+  expected = jnp.clip(shrink(state, jnp.full(3, 0.6), None).value, -1, 1)
+  found = run(timesteps=timesteps, returns='denoised')
+  np.testing.assert_allclose(found, expected, atol=1e-6)
   # Its self-conditioning is the last estimate.
   memory = lambda x, t, previous: gaussian.Prediction(0.5 * previous + 0.1)
-  found = run(memory, grid=grid, returns='denoised', self_condition=True)
+  found = run(
+    memory, timesteps=timesteps, returns='denoised', self_condition=True
+  )
   np.testing.assert_allclose(found, 0.175, atol=1e-6)
   # And its time is checked like the others.
   p = process.Process(schedules.StableDiffusion(), 'x0')
@@ -211,14 +223,16 @@ class TestCallback:
     np.testing.assert_array_equal(*states)
     assert [s[:2] for s in seen] == [(i, 6) for i in range(6)]
     np.testing.assert_allclose(seen[-1][3], states[0], atol=1e-7)
-    for i in range(6):  # the state after step i, as a shorter grid gives it
-      short = Grid(*(side[: i + 1] for side in timesteps_lib.uniform(6)))
-      state = run(grid=short, returns='state')
+    for i in range(
+      6
+    ):  # the state after step i, as a shorter timesteps gives it
+      short = Timesteps(*(side[: i + 1] for side in timesteps_lib.uniform(6)))
+      state = run(timesteps=short, returns='state')
       np.testing.assert_allclose(seen[i][2], state, atol=1e-5)
 
   def test_steps_are_counted_over_all_parts(self):
     seen = []
-    run(stepper=samplers.Heun(), callback=seen_by(seen))
+    run(sampler=samplers.Heun(), callback=seen_by(seen))
     jax.effects_barrier()
     assert [s[:2] for s in seen] == [(i, 6) for i in range(6)]
 
@@ -236,11 +250,11 @@ class TestCallback:
     assert seen[0][3]['b'].shape == (2, 4)
 
   def test_without_one_the_program_is_a_bare_scan(self):
-    grid, stepper = timesteps_lib.uniform(6), samplers.DDIM()
+    timesteps, sampler = timesteps_lib.uniform(6), samplers.DDIM()
 
     def bare(x, keys):
       rows = jax.tree.map(
-        lambda c: jnp.asarray(c, jnp.float32), stepper.tables(COSINE, grid)
+        lambda c: jnp.asarray(c, jnp.float32), sampler.tables(COSINE, timesteps)
       )
 
       def body(state, numbered):
@@ -259,7 +273,7 @@ class TestCallback:
 
     def ours(x, keys, **kwargs):
       return sampling.sample(
-        shrink, COSINE, x, keys, grid=grid, stepper=stepper, **kwargs
+        shrink, COSINE, x, keys, timesteps=timesteps, sampler=sampler, **kwargs
       )
 
     args = jnp.zeros((2, 3)), gaussian.keys(2)
@@ -281,10 +295,10 @@ def test_errors_come_before_compilation():
   with pytest.raises(ValueError, match='t=1, where alpha=0'):
     run(never, p=process.Process(schedules.Straight(), 'x1'))
   with pytest.raises(ValueError, match='two vectors'):
-    run(never, grid=Grid(np.ones(2), np.zeros(1)))
+    run(never, timesteps=Timesteps(np.ones(2), np.zeros(1)))
   with pytest.raises(ValueError, match='euler cannot step'):
     run(
       never,
       p=process.Process(schedules.LinearGamma()),
-      stepper=samplers.Euler(),
+      sampler=samplers.Euler(),
     )

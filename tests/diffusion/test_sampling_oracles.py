@@ -1,4 +1,4 @@
-"""The sampling loop against the originals: the sheet, diffusers, grids."""
+"""The sampling loop against the originals: the sheet, diffusers, timesteps."""
 
 import dataclasses
 import json
@@ -11,7 +11,8 @@ import parity
 import pytest
 from looping import run
 
-from pix2seqd_jax.diffusion import (process, samplers, sampling, schedules, timesteps as timesteps_lib)
+from pix2seqd_jax.diffusion import process, samplers, sampling, schedules
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 
 
 class TestParity:
@@ -34,7 +35,7 @@ class TestParity:
       lambda x, t, previous: gaussian.Prediction(0.05 * x),
       p=process.Process(schedule, clip_x0=(-0.1, 0.1)),
       x=jnp.asarray(gaussian.normal(5, (2, 32, 32, 16))),
-      grid=timesteps_lib.uniform(10, td),
+      timesteps=timesteps_lib.uniform(10, td),
     )
     assert float(end.std()) == pytest.approx(self.SPREAD[td], rel=0.12)
     return float(np.ravel(end)[0])
@@ -43,7 +44,7 @@ class TestParity:
 class TestDiffusersParity:
   """Whole trajectories of LDMSeg's scheduler, on a made-up network.
 
-  Its 999, 799, ..., 199 are the uniform grid, and its last alpha of 1 is
+  Its 999, 799, ..., 199 are the uniform timesteps, and its last alpha of 1 is
   t = 0.
   """
 
@@ -77,8 +78,10 @@ class TestDiffusersParity:
       (-1.0, 1.0) if 'clip1' in flags else None,
       'ucm1' in flags,
     )
-    grid = timesteps_lib.uniform(len(oracle[f'{name}/t']))
-    np.testing.assert_allclose(schedule.step_of(grid.now), oracle[f'{name}/t'])
+    timesteps = timesteps_lib.uniform(len(oracle[f'{name}/t']))
+    np.testing.assert_allclose(
+      schedule.step_of(timesteps.now), oracle[f'{name}/t']
+    )
 
     def denoise(x, t, previous):
       step = schedule.step_of(t)[:, None, None, None]
@@ -89,14 +92,14 @@ class TestDiffusersParity:
 
     x = jnp.asarray(oracle['z_init'])
     for returns, key in [('state', 'prev'), ('last_x0', 'x0')]:
-      end = run(denoise, p=p, x=x, grid=grid, returns=returns)
+      end = run(denoise, p=p, x=x, timesteps=timesteps, returns=returns)
       theirs = oracle[f'{name}/{key}'][-1]
       parity.check(self.NAME, f'{name}/{key}', end, theirs, 1e-5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recorded(samplers.DDIM):
-  """DDIM with the noise of an oracle, [step, b, ...], from a grid's times."""
+  """DDIM with the noise of an oracle, [step, b, ...], from a timesteps's times."""
 
   draws: np.ndarray | None = None
   called: np.ndarray | None = None
@@ -141,7 +144,7 @@ class TestDiffusersGrids:
       }
     draws = [oracle[f'eta_variance_noise/{i:02d}'] for i in range(20)]
     p = self.process(config)
-    maker = timesteps_lib.GRIDS[config.get('timestep_spacing', 'leading')](
+    maker = timesteps_lib.SPACINGS[config.get('timestep_spacing', 'leading')](
       steps_offset=config.get('steps_offset', 0),
       set_alpha_to_one=config['set_alpha_to_one'],
     )
@@ -160,20 +163,20 @@ class TestDiffusersGrids:
           p,
           x,
           keys,
-          grid=grid,
-          stepper=Recorded(
-            step_kwargs.get('eta', 0), np.stack(draws), grid.now
+          timesteps=timesteps,
+          sampler=Recorded(
+            step_kwargs.get('eta', 0), np.stack(draws), timesteps.now
           ),
           callback=lambda i, n, *found: seen.update({(n, i): found}),
         )
-        for grid in runs.values()
+        for timesteps in runs.values()
       ]
 
     jax.block_until_ready(run_all(jnp.asarray(oracle['x_T']), gaussian.keys(2)))
     jax.effects_barrier()
-    for n, grid in runs.items():
+    for n, timesteps in runs.items():
       theirs = oracle[f'{case}/steps{n}/timesteps']
-      np.testing.assert_allclose(p.schedule.step_of(grid.now), theirs)
+      np.testing.assert_allclose(p.schedule.step_of(timesteps.now), theirs)
       for j, key in enumerate(('states', 'x0')):
         ours = np.stack([seen[n, i][j] for i in range(n)])
         key = f'{case}/steps{n}/{key}'

@@ -52,8 +52,8 @@ def test_float32_keeps_its_digits_at_both_ends(schedule):
   names = ['alpha', 'sigma']
   for name in names:
     ours = jax.jit(getattr(schedule, name))(t)
-    wanted = getattr(schedule, name)(t)
-    np.testing.assert_allclose(ours, wanted, rtol=2e-5, err_msg=name)
+    expected = getattr(schedule, name)(t)
+    np.testing.assert_allclose(ours, expected, rtol=2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize('schedule', ALL, ids=IDS)
@@ -63,11 +63,11 @@ def test_slopes_are_derivatives(schedule):
   h = 1e-6
   for name in ('alpha', 'sigma'):
     f = getattr(schedule, name)
-    wanted = (f(t + h) - f(t - h)) / (2 * h)
+    expected = (f(t + h) - f(t - h)) / (2 * h)
     slope = getattr(schedule, f'{name}_dot')
-    np.testing.assert_allclose(slope(t), wanted, rtol=2e-6, atol=1e-8)
+    np.testing.assert_allclose(slope(t), expected, rtol=2e-6, atol=1e-8)
     ours = jax.jit(slope)(t.astype(np.float32))
-    np.testing.assert_allclose(ours, wanted, rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(ours, expected, rtol=2e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize('schedule', ALL, ids=IDS)

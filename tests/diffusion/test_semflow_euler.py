@@ -9,7 +9,8 @@ import numpy as np
 import parity
 import pytest
 
-from pix2seqd_jax.diffusion import (guidance, samplers, sampling, schedules, timesteps as timesteps_lib)
+from pix2seqd_jax.diffusion import guidance, samplers, sampling, schedules
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.diffusion.process import Process
 from pix2seqd_jax.types import Prediction
 
@@ -25,23 +26,23 @@ def original(shared):
     return dict(arrays)
 
 
-def grid_of(way, steps, maker=timesteps_lib.SemFlow()):
-  grid = maker.make(STRAIGHT, steps)
-  return grid if way == 'forward' else timesteps_lib.reverse(grid)
+def timesteps_of(way, steps, maker=timesteps_lib.SemFlow()):
+  timesteps = maker.make(STRAIGHT, steps)
+  return timesteps if way == 'forward' else timesteps_lib.reverse(timesteps)
 
 
 @pytest.mark.parametrize('steps', COUNTS)
 @pytest.mark.parametrize('way', ['forward', 'reverse'])
 def test_times_are_the_originals(original, way, steps):
-  grid = grid_of(way, steps)
-  timesteps_lib.check(grid)
-  told = 1000 * (1 - grid.now)
-  wanted = original[f'steps{steps}/{way}/unet_t']
-  np.testing.assert_allclose(told, wanted, atol=1e-9)
-  np.testing.assert_allclose(np.sum(grid.next - grid.now) ** 2, 1)
+  timesteps = timesteps_of(way, steps)
+  timesteps_lib.check(timesteps)
+  told = 1000 * (1 - timesteps.now)
+  expected = original[f'steps{steps}/{way}/unet_t']
+  np.testing.assert_allclose(told, expected, atol=1e-9)
+  np.testing.assert_allclose(np.sum(timesteps.next - timesteps.now) ** 2, 1)
   if steps in EVEN:
-    even = grid_of(way, steps, timesteps_lib.Uniform())
-    np.testing.assert_allclose(np.stack(grid), np.stack(even), atol=1e-15)
+    even = timesteps_of(way, steps, timesteps_lib.Uniform())
+    np.testing.assert_allclose(np.stack(timesteps), np.stack(even), atol=1e-15)
 
 
 def field(z):
@@ -70,8 +71,8 @@ def test_trajectories_are_the_originals(original, way):
     return sampling.sample(
       guidance.guide(field(z), context, None, 1.0),
       *(STRAIGHT, start, KEYS),
-      grid=grid_of(way, steps),
-      stepper=samplers.Euler(),
+      timesteps=timesteps_of(way, steps),
+      sampler=samplers.Euler(),
       returns='state',
       callback=note if kept else None,
     )
@@ -83,18 +84,18 @@ def test_trajectories_are_the_originals(original, way):
   check = functools.partial(parity.check, 'semflow/euler')
   for steps, final in zip(COUNTS, finals, strict=True):
     key = f'steps{steps}/{way}'
-    wanted = np.moveaxis(z[f'{key}/final'], 1, -1)
-    check(f'{key}/final', final, wanted, 1e-5)
+    expected = np.moveaxis(z[f'{key}/final'], 1, -1)
+    check(f'{key}/final', final, expected, 1e-5)
     if f'{key}/all' in z:
-      count = len(grid_of(way, steps).now)
+      count = len(timesteps_of(way, steps).now)
       check(f'{key}/all', np.stack(states[count]), z[f'{key}/all'], 1e-5)
 
 
 def test_a_grid_that_is_no_chain_is_mirrored():
-  grid = timesteps_lib.SemFlow().make(STRAIGHT, 30)
-  assert len(grid.now) == 31 and grid.next[-1] < 0
-  back = timesteps_lib.reverse(grid)
-  np.testing.assert_allclose(back.now, 1 - grid.now)
+  timesteps = timesteps_lib.SemFlow().make(STRAIGHT, 30)
+  assert len(timesteps.now) == 31 and timesteps.next[-1] < 0
+  back = timesteps_lib.reverse(timesteps)
+  np.testing.assert_allclose(back.now, 1 - timesteps.now)
   chain = timesteps_lib.Quadratic().make(STRAIGHT, 5)
   back = timesteps_lib.reverse(chain)
   np.testing.assert_array_equal(back.now[1:], chain.now[:0:-1])
@@ -110,7 +111,7 @@ def test_impossible_steps_are_named(steps, td):
 
 
 def test_only_the_last_step_may_land_beyond():
-  grid = timesteps_lib.SemFlow().make(STRAIGHT, 7)
-  early = grid._replace(next=grid.next - 0.2)
+  timesteps = timesteps_lib.SemFlow().make(STRAIGHT, 7)
+  early = timesteps._replace(next=timesteps.next - 0.2)
   with pytest.raises(ValueError, match='must lie in'):
     timesteps_lib.check(early)

@@ -27,8 +27,8 @@ def test_a_parabola_has_what_the_integral_says(steps):
   start, step = ends(1)
   t = np.linspace(0, 1, steps + 1).reshape(-1, 1, 1, 1)
   found = straightness.straightness(start + t**2 * step)
-  wanted = (1 - 1 / steps**2) / 3
-  assert found.relative == pytest.approx(wanted, rel=1e-9)
+  expected = (1 - 1 / steps**2) / 3
+  assert found.relative == pytest.approx(expected, rel=1e-9)
   np.testing.assert_allclose(found.curve, (1 - 2 * found.times) ** 2, atol=1e-9)
   assert found.value == pytest.approx(found.relative * found.length)
 

@@ -55,8 +55,8 @@ def test_a_setting_for_each_leaf_and_equation_1_holds_after_it():
   value = {k: 3 * v[:, ::-1] for k, v in x.items()}
   ends = p.endpoints(x, value, t)
   free = process.Process(p.schedule, 'v').endpoints(x, value, t)
-  wanted = by_numpy(free.x_0['a'], 0.9, 1.0, 1.0)
-  np.testing.assert_allclose(ends.x_0['a'], wanted, rtol=1e-5, atol=1e-6)
+  expected = by_numpy(free.x_0['a'], 0.9, 1.0, 1.0)
+  np.testing.assert_allclose(ends.x_0['a'], expected, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(
     ends.x_0['b'], np.clip(free.x_0['b'], -0.1, 0.1), atol=1e-6
   )

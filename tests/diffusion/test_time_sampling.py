@@ -34,8 +34,8 @@ def test_beta(a, b):
   assert t.shape == (20_000,) and t.dtype == jnp.float32
   assert float(t.min()) >= 0 and float(t.max()) <= 1
   np.testing.assert_allclose(t.mean(), a / (a + b), atol=0.01)
-  wanted = a * b / ((a + b) ** 2 * (a + b + 1))
-  np.testing.assert_allclose(t.var(), wanted, rtol=0.03)
+  expected = a * b / ((a + b) ** 2 * (a + b + 1))
+  np.testing.assert_allclose(t.var(), expected, rtol=0.03)
 
 
 @pytest.mark.parametrize(('a', 'b'), [(0, 1), (1, -1.0)])

@@ -1,4 +1,4 @@
-"""The original's samples of a picture, step by step, with its weights."""
+"""The original's samples of an image, step by step, with its weights."""
 
 import dataclasses
 import re
@@ -10,7 +10,8 @@ import oracles
 import parity
 import pytest
 
-from pix2seqd_jax.diffusion import (process, samplers, sampling, schedules, timesteps as timesteps_lib)
+from pix2seqd_jax.diffusion import process, samplers, sampling, schedules
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.encoding import bits
 from pix2seqd_jax.types import Prediction
 
@@ -27,7 +28,7 @@ FILES = [
   'io_ddpm_small_s5_td0',
 ]
 # The original's first DDPM step divides a difference of float32 numbers by
-# alpha(1) / alpha(.8) = 2.5e-4; ours does not (see steppers.DDPM). So ours is
+# alpha(1) / alpha(.8) = 2.5e-4; ours does not (see samplers.DDPM). So ours is
 # compared at the noise that this makes, and the original's arithmetic in our
 # loop at the floor.
 DDPM_SAMPLES = float(4 * np.finfo(np.float32).eps / 2.5e-4)
@@ -73,7 +74,7 @@ class Original(Recorded):
 
 @pytest.fixture(scope='module')
 def network(shared):
-  """The condition of the oracle's pictures, and the denoiser as a function."""
+  """The condition of the oracle's images, and the denoiser as a function."""
   params, config = oracles.load_pix2seq(shared, 'A', 'ema')
   modules = oracles.modules(config)
   folder = shared / 'oracles/pix2seq/A'
@@ -107,7 +108,7 @@ def network(shared):
   return denoise
 
 
-def trajectory(network, schedule, grid, stepper, x):
+def trajectory(network, schedule, timesteps, sampler, x):
   """-> (the network's inputs [steps, b, ...], the last estimate)."""
   seen = []
 
@@ -122,8 +123,8 @@ def trajectory(network, schedule, grid, stepper, x):
       process.Process(schedule, clip_x0=(-SCALE, SCALE)),
       x,
       jax.random.split(jax.random.key(0), 2),
-      grid=grid,
-      stepper=stepper,
+      timesteps=timesteps,
+      sampler=sampler,
     )
 
   with jax.default_matmul_precision('highest'):
@@ -133,24 +134,24 @@ def trajectory(network, schedule, grid, stepper, x):
 
 
 def choose(name, z, original):
-  """-> (schedule, grid, stepper) of a file."""
+  """-> (schedule, timesteps, sampler) of a file."""
   schedule = parity.ReferenceSchedule(
     schedules.Sigmoid(-3, 3, 0.9) if 'sigmoid' in name else schedules.Cosine()
   )
-  grid = timesteps_lib.uniform(
+  timesteps = timesteps_lib.uniform(
     int(z['steps']), float(re.search(r'td([\d.]+)', name)[1])
   )
   np.testing.assert_allclose(
-    schedule.gamma(grid.next), z['gamma_prev'], atol=1e-6
+    schedule.gamma(timesteps.next), z['gamma_prev'], atol=1e-6
   )
   if 'ddpm' not in name:
-    return schedule, grid, samplers.DDIM()
+    return schedule, timesteps, samplers.DDIM()
   draws = np.stack([z['step_noise'], z['step_noise_b1']], 1)
   variance = 'small' if 'small' in name else 'large'
   if original:
     gammas = np.stack([z['gamma'], z['gamma_prev']])
-    return schedule, grid, Original(variance, draws, gammas)
-  return schedule, grid, Recorded(variance, draws)
+    return schedule, timesteps, Original(variance, draws, gammas)
+  return schedule, timesteps, Recorded(variance, draws)
 
 
 @pytest.mark.parametrize(
@@ -161,8 +162,8 @@ def test_trajectory(shared, network, name, original):
   folder = shared / 'oracles/pix2seq'
   z = oracles.load_npz(folder / 'A' / f'{name}.npz')
   floors = parity.read_floors(folder / 'noise_floor.json')
-  schedule, grid, stepper = choose(name, z, original)
-  states, final = trajectory(network, schedule, grid, stepper, z['x_T'])
+  schedule, timesteps, sampler = choose(name, z, original)
+  states, final = trajectory(network, schedule, timesteps, sampler, z['x_T'])
 
   file = f'A/{name}.npz'
   bounds = {

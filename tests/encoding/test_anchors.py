@@ -63,11 +63,11 @@ def test_nearest_anchors_are_the_originals(original, data):
   z, palette = original['decode_nearest_anchor'], anchors.Anchors(DATA[data])
   nearest = jax.jit(palette.nearest)
   for kind in ('pert0p1', 'unif0p39', 'unif0p8', 'random'):
-    pictures = np.moveaxis(z[f'{data}/{kind}/pm'], 1, -1)
+    images = np.moveaxis(z[f'{data}/{kind}/pm'], 1, -1)
     clear = z[f'{data}/{kind}/l2_margin'] > 1e-4
     theirs = ours_of(z[f'{data}/{kind}/ids_l2'])
     assert clear.mean() > 0.99
-    for found, score in (palette.nearest(pictures), nearest(pictures)):
+    for found, score in (palette.nearest(images), nearest(images)):
       assert found.dtype == np.int32
       np.testing.assert_array_equal(np.asarray(found)[clear], theirs[clear])
       assert ((score >= 0) & (score <= 1)).all()
@@ -83,9 +83,9 @@ def test_colours_moved_by_less_than_half_the_spacing_come_back(num_classes):
   palette, rng = anchors.Anchors(num_classes), np.random.default_rng(0)
   classes = rng.integers(1, num_classes + 1, (40, 30), np.int32)
   moves = rng.uniform(-24.9, 24.9, (*classes.shape, 3)) / anchors.HALF
-  pictures = (anchors.signed(palette.paint(classes)) + moves).astype('float32')
+  images = (anchors.signed(palette.paint(classes)) + moves).astype('float32')
   for xp in (np, jnp):
-    found, score = palette.nearest(xp.asarray(pictures))
+    found, score = palette.nearest(xp.asarray(images))
     np.testing.assert_array_equal(found, classes)
     assert (score > 0).all()
   still = palette.nearest(anchors.signed(palette.paint(classes)))

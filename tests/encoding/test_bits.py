@@ -164,11 +164,11 @@ def test_errors_say_what_to_do():
     bits.Code(4, order='big')
   with pytest.raises(
     ValueError,
-    match=r'num_bits=6 can name 64 ids but data.max_instances=101 needs id '
+    match=r'num_bits=6 can name 64 ids but data.num_ids=101 needs id '
     r'100; set num_bits >= 7',
   ):
-    bits.Code(6).check(100, 'data.max_instances=101')
-  bits.Code(7).check(100, 'data.max_instances=101')
+    bits.Code(6).check(100, 'data.num_ids=101')
+  bits.Code(7).check(100, 'data.num_ids=101')
   with pytest.raises(ValueError, match='5 channels'):
     bits.Code(6).decode(np.zeros((2, 5), np.float32))
   with pytest.raises(ValueError, match='32 logits'):
@@ -210,7 +210,7 @@ class TestParity:
   @pytest.mark.parametrize(
     'classes, instances', [(134, 101), (1, 16), (20, 256), (256, 256)]
   )
-  def test_read_out_clamps(self, oracle, classes, instances):
+  def test_postprocess_clamps(self, oracle, classes, instances):
     key = f'panoptic_{classes}_{instances}'
     analog = oracle['rand_bits']
     ours = np.stack(

@@ -18,11 +18,11 @@ def test_cells_of_two_by_two_pixels():
   np.testing.assert_array_equal(found['any'], [[1, 1], [0, 1]])
 
 
-@pytest.mark.parametrize('share', [0.01, 0.1, 0.7])
+@pytest.mark.parametrize('fraction', [0.01, 0.1, 0.7])
 @pytest.mark.parametrize('size', [(32, 48), (17, 5)])
-def test_the_fill_is_that_by_the_nearest_pixel(size, share):
+def test_the_fill_is_that_by_the_nearest_pixel(size, fraction):
   rng = np.random.default_rng(0)
-  given = rng.random((3, *size)) < share
+  given = rng.random((3, *size)) < fraction
   given[:, 2, 3] = True
   ids = rng.integers(0, 200, given.shape).astype(np.int32)
   filled = np.asarray(cells.fill(jnp.asarray(ids), jnp.asarray(given)))

@@ -30,9 +30,9 @@ def test_the_originals_maps(shared):
       confidence=_KINDS[kind],
       overlap_of='logits' if who == 'ae' else 'sigmoid',
     )
-    is_picture = z['padding_mask'][int(i)].astype(bool)
-    unpadded = tuple(int(is_picture.any(axis).sum()) for axis in (1, 0))
-    first = np.argwhere(is_picture)[0]
+    is_image = z['padding_mask'][int(i)].astype(bool)
+    unpadded = tuple(int(is_image.any(axis).sum()) for axis in (1, 0))
+    first = np.argwhere(is_image)[0]
     # Theirs may be padded on any side; ours is below and to the right.
     logits = np.moveaxis(z['logits'][int(i)], 0, -1)
     padded = tuple(z['resize_to'].tolist())
@@ -55,12 +55,12 @@ def test_the_originals_maps(shared):
 @pytest.mark.parametrize('size', [(7, 9), (14, 20), (3, 4), (1, 1), (5, 31)])
 def test_resizing_is_jaxs(size):
   x = np.random.default_rng(0).normal(size=(7, 10, 3)).astype(np.float32)
-  wanted = jax.image.resize(x, (*size, 3), 'bilinear', antialias=False)
+  expected = jax.image.resize(x, (*size, 3), 'bilinear', antialias=False)
   ours = mask_logits.resize_bilinear(x, size)
-  np.testing.assert_allclose(ours, wanted, atol=1e-5)
+  np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
-def picture():
+def image():
   """Logits of ids 0..3: a large 1, a small 2, nothing of 3; sure but for a
   row between."""
   logits = np.full((8, 8, 4), -9.0, np.float32)
@@ -74,7 +74,7 @@ def picture():
 def test_rules_one_by_one():
   def ids(**kwargs):
     rest = {'mask': 0, 'overlap': 0, 'min_pixels': 0} | kwargs
-    return mask_logits.segments_of(picture(), (8, 8), Thresholds(**rest)).ids
+    return mask_logits.segments_of(image(), (8, 8), Thresholds(**rest)).ids
 
   plain = ids()
   assert (plain[:2, :2] == 2).all() and plain[3, 3] == 1
@@ -83,7 +83,7 @@ def test_rules_one_by_one():
   assert not ids(mask=0.5)[7].any()
   assert not ids(mask=0.1, confidence='margin')[7].any()
   # The sigmoid of id 1 is a half in the last row, where another id may win.
-  logits = picture()
+  logits = image()
   logits[6:, :, 3] = 20
   logits[6:, :, 1] = 9
   rest = {'mask': 0.5, 'min_pixels': 0}
@@ -96,9 +96,9 @@ def test_rules_one_by_one():
 
 def test_padding_goes_first():
   whole = mask_logits.segments_of(
-    picture(), (4, 8), padded=(16, 16), unpadded=(8, 16)
+    image(), (4, 8), padded=(16, 16), unpadded=(8, 16)
   )
-  half = mask_logits.segments_of(picture()[:4], (4, 8))
+  half = mask_logits.segments_of(image()[:4], (4, 8))
   np.testing.assert_array_equal(whole.ids, half.ids)
 
 

@@ -45,9 +45,9 @@ def test_ids_that_are_no_colour_are_refused():
 
 def test_nearest_takes_half_pixel_centres():
   row = np.arange(8)[None]
-  for size, wanted in [(4, [1, 3, 5, 7]), (3, [1, 4, 6])]:
+  for size, expected in [(4, [1, 3, 5, 7]), (3, [1, 4, 6])]:
     np.testing.assert_array_equal(
-      panoptic_ids.resize_nearest(row, (1, size))[0], wanted
+      panoptic_ids.resize_nearest(row, (1, size))[0], expected
     )
   np.testing.assert_array_equal(
     panoptic_ids.resize_nearest(np.arange(3)[None], (1, 7))[0],

@@ -15,7 +15,7 @@ def masks(num=60, seed=0):
 
 
 def polygons(num, seed=0):
-  """Polygons inside, across and beyond the picture; whole, half, repeated."""
+  """Polygons inside, across and beyond the image; whole, half, repeated."""
   rng = np.random.default_rng(seed)
   for i in range(num):
     size = tuple(rng.integers(1, 60, 2).tolist())
@@ -79,14 +79,14 @@ def test_union_and_paint_are_those_of_masks():
 
 def test_a_rectangle_on_whole_numbers_is_its_pixels():
   corners = np.array([[2, 1], [7, 1], [7, 4], [2, 4]], float)
-  wanted = np.zeros((6, 9), bool)
-  wanted[1:4, 2:7] = True
+  expected = np.zeros((6, 9), bool)
+  expected[1:4, 2:7] = True
   for points in (corners, corners[::-1], np.roll(corners, 1, 0)):
     mask = rle.to_mask(rle.from_polygon(points, (6, 9)), (6, 9))
-    np.testing.assert_array_equal(mask, wanted)
+    np.testing.assert_array_equal(mask, expected)
 
 
-def test_a_polygon_beyond_the_picture_is_cut_off():
+def test_a_polygon_beyond_the_image_is_cut_off():
   corners = np.array([[-5, -5], [50, -5], [50, 50], [-5, 50]], float)
   far = corners + 100
   assert rle.to_mask(rle.from_polygon(corners, (6, 9)), (6, 9)).all()

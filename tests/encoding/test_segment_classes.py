@@ -40,11 +40,11 @@ def test_the_vote_of_all_pixels(kind, size):
 
 def test_padding_has_no_vote():
   logits, ids = drawn((8, 8), (12, 16))
-  logits[6:] = [9, 0, 0, 0, 0]  # what is below the picture: all void
+  logits[6:] = [9, 0, 0, 0, 0]  # what is below the image: all void
   values = mask_logits.resize_bilinear(values_of(logits, 'mean'), (16, 16))
-  wanted = slowly(values[:12], ids)
+  expected = slowly(values[:12], ids)
   found = segment_classes.vote(logits, ids, padded=(32, 32), unpadded=(24, 32))
-  np.testing.assert_array_equal(found, wanted)
+  np.testing.assert_array_equal(found, expected)
   assert (found[ids > 0] > 0).any()
 
 
@@ -59,7 +59,7 @@ def test_void_may_win_and_mean_and_majority_differ():
   assert (segment_classes.vote(logits, ids) == 0).all()
 
 
-def test_a_picture_without_segments():
+def test_a_image_without_segments():
   logits, ids = drawn()
   assert (segment_classes.vote(logits, 0 * ids) == 0).all()
 

@@ -40,7 +40,7 @@ def test_a_long_text_is_cut_and_still_ends(folder):
 
 
 def test_all_forms_of_the_files_are_one(folder, tmp_path):
-  wanted = tokens.Tokenizer(folder)('a cat')
+  expected = tokens.Tokenizer(folder)('a cat')
   import transformers
 
   whole = transformers.CLIPTokenizerFast.from_pretrained(folder)
@@ -49,7 +49,7 @@ def test_all_forms_of_the_files_are_one(folder, tmp_path):
   alone.mkdir()
   shutil.copy(tmp_path / 'saved' / 'tokenizer.json', alone)
   for path in (folder.parent, folder / 'vocab.json', tmp_path / 'saved', alone):
-    np.testing.assert_array_equal(tokens.Tokenizer(path)('a cat'), wanted)
+    np.testing.assert_array_equal(tokens.Tokenizer(path)('a cat'), expected)
 
 
 def test_another_token_to_pad_with(folder, tmp_path):

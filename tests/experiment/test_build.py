@@ -14,7 +14,7 @@ from pix2seqd_jax.train import evaluate, sharding, state
 
 
 def experiment_of(**changes):
-  """The smoke recipe with dotted names changed ('data__name')."""
+  """The smoke config with dotted names changed ('data__name')."""
   config = smoke_config()
   with config.unlocked():
     for name, value in changes.items():
@@ -61,9 +61,9 @@ WRONG = {
     {'data__train_transforms': (('random_flip', {'chanse': 0.5}),)},
     "no argument 'chanse'. Did you mean 'chance'",
   ),
-  'a key of the stepper': (
-    {'sample__stepper_args': {'variance': 'large'}},
-    r'sample\.stepper_args\.variance is unknown',
+  'a key of the sampler': (
+    {'sample__sampler_args': {'variance': 'large'}},
+    r'sample\.sampler_args\.variance is unknown',
   ),
   'the data set': ({'data__name': 'shape'}, "dataset.*'shape'.*'shapes'"),
   'the model': ({'model__name': 'pix2seqd'}, "model.*'pix2seqd'.*'pix2seq_d'"),
@@ -76,14 +76,17 @@ WRONG = {
     {'data__eval_transforms': (('resize_to_fill', {}),)},
     "'resize_to_fill', which is unknown. Did you mean 'resize_to_fit'",
   ),
-  'the stepper': ({'sample__stepper': 'eular'}, "'eular' is unknown.*'euler'"),
-  'the grid': ({'sample__grid': 'unifrom'}, "'unifrom' is unknown.*'uniform'"),
-  'a key of the grid': (
-    {'sample__grid_args': {'ende': 0.1}},
-    r"sample\.grid_args\.ende is unknown to Uniform.*'end'",
+  'the sampler': ({'sample__sampler': 'eular'}, "'eular' is unknown.*'euler'"),
+  'the timesteps': (
+    {'sample__grid': 'unifrom'},
+    "'unifrom' is unknown.*'uniform'",
   ),
-  'a grid that leaves gaps': (
-    {'sample__stepper': 'dpm_multistep'},
+  'a key of the timesteps': (
+    {'sample__grid_args': {'ende': 0.1}},
+    r"sample\.timestep_spacing_args\.ende is unknown to Uniform.*'end'",
+  ),
+  'a timesteps that leaves gaps': (
+    {'sample__sampler': 'dpm_multistep'},
     r'set sample\.td=0',
   ),
   'guidance without a null': (
@@ -118,7 +121,7 @@ WRONG = {
   'a negative td': ({'sample__td': -1.0}, 'td=-1.0 must be 0 or more'),
   'ids beyond the bits': (
     {'model__instance_bits': 3},
-    r'model\.instance_bits=3 can name 8 codes but data\.max_instances=16 .*'
+    r'model\.instance_bits=3 can name 8 codes but data\.num_ids=16 .*'
     r'set model\.instance_bits >= 4',
   ),
   'classes beyond the bits': (
@@ -130,12 +133,12 @@ WRONG = {
     {'data__num_classes': 6},
     r'data\.num_classes=6 but shapes has 7 classes; set',
   ),
-  'one instance': ({'data__max_instances': 1}, 'counts the null id 0'),
+  'one instance': ({'data__num_ids': 1}, 'counts the null id 0'),
   'a mask of another shape': (
     {'data__mask_size': (33, 33)},
     r'mask_size=\(33, 33\)',
   ),
-  'a picture that is not halved': (
+  'an image that is not halved': (
     {'data__image_size': (60, 60)},
     'multiples of 16',
   ),
@@ -194,10 +197,10 @@ def test_a_good_config_passes():
 
 def test_steps_and_td_of_a_call_override_the_config():
   experiment = experiment_of()
-  assert len(experiment.grid().now) == 3
-  assert len(experiment.grid(7).now) == 7
+  assert len(experiment.timesteps().now) == 3
+  assert len(experiment.timesteps(7).now) == 7
   with pytest.raises(ValueError, match='steps=0'):
-    experiment.grid(0)
+    experiment.timesteps(0)
 
 
 def test_host_and_device_encode_the_same():
@@ -277,8 +280,8 @@ def _losses_and_sample(mesh, rules, num_steps):
       params,
       inputs,
       keys,
-      grid=experiment.grid(),
-      stepper=experiment.stepper,
+      timesteps=experiment.timesteps(),
+      sampler=experiment.sampler,
     )
   )
   x_0 = np.asarray(sample(current.params, inputs, keys))

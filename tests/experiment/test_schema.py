@@ -17,7 +17,7 @@ from pix2seqd_jax.experiment import build, schema
   ],
 )
 def test_parse_call(text, found):
-  assert schema.parse_call('sample.stepper', text) == found
+  assert schema.parse_call('sample.sampler', text) == found
 
 
 @pytest.mark.parametrize(
@@ -26,18 +26,18 @@ def test_parse_call(text, found):
   + ['a(x={[]: 1})', 'a(x=' + '-' * 5000 + '1)'],
 )
 def test_what_is_no_call(text):
-  with pytest.raises(ValueError, match=r'sample\.stepper=.*must be a name'):
-    schema.parse_call('sample.stepper', text)
+  with pytest.raises(ValueError, match=r'sample\.sampler=.*must be a name'):
+    schema.parse_call('sample.sampler', text)
 
 
-def test_the_stepper_of_a_config():
+def test_the_sampler_of_a_config():
   config = pix2seq_d_shapes.get_config('smoke')
-  config.sample.stepper = 'dpm_multistep(order=3)'
-  config.sample.grid = 'uniform(end=0.001)'
+  config.sample.sampler = 'dpm_multistep(order=3)'
+  config.sample.timestep_spacing = 'uniform(end=0.001)'
   config.sample.td = 0.0
   experiment = build.Experiment(config)
-  assert experiment.stepper == dpm_solver.Multistep(3)
-  assert experiment.grid(4).next[-1] == 0.001
-  config.sample.stepper = 'dpm_multistep(ordre=3)'
+  assert experiment.sampler == dpm_solver.Multistep(3)
+  assert experiment.timesteps(4).next[-1] == 0.001
+  config.sample.sampler = 'dpm_multistep(ordre=3)'
   with pytest.raises(ValueError, match="Did you mean 'order'"):
-    _ = build.Experiment(config).stepper
+    _ = build.Experiment(config).sampler

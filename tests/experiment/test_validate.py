@@ -40,7 +40,7 @@ def test_all_faults_at_once():
   'key, value, message',
   [
     ('data.image_size', (0, 64), 'each from 1 to'),
-    ('data.max_instances', 1, 'counts the null id 0'),
+    ('data.num_ids', 1, 'counts the null id 0'),
     ('data.on_bad_example', 'ignore', 'raise, skip'),
     ('sample.steps', 10**6, 'sample.steps=1000000'),
     ('optimizer.ema_decay', 1.0, r'\[0, 1\)'),

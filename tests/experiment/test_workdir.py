@@ -98,7 +98,7 @@ def test_the_best_error_is_the_smallest(tmp_path, recipe, task, metric, mode):
     assert (saved.best_metric, saved.best_mode) == (metric, mode)
 
 
-def test_pictures_of_masks_are_asked_of_models_that_draw_them():
+def test_images_of_masks_are_asked_of_models_that_draw_them():
   changes = {'task.name': 'synthesis'}
   for recipe, name in (
     (AUTOENCODER, 'image_autoencoder'),
@@ -118,12 +118,12 @@ def test_one_sample_has_no_diversity_to_be_best_by():
     build.Experiment(config).check_ranges()
 
 
-def test_noise_in_place_of_the_picture_is_refused_before_the_start():
-  for stepper in ('ddpm', 'ddim(eta=1.0)'):
-    changes = {'sample.stepper': stepper}
+def test_noise_in_place_of_the_image_is_refused_before_the_start():
+  for sampler in ('ddpm', 'ddim(eta=1.0)'):
+    changes = {'sample.sampler': sampler}
     config = common.override(common.load_config(SEMFLOW), changes)
     with pytest.raises(ValueError, match='do not begin in noise'):
-      build.Experiment(config).grid()
+      build.Experiment(config).timesteps()
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_noise_in_place_of_the_picture_is_refused_before_the_start():
 def test_who_paints_masks_needs_all_classes(name, paints):
   file, *variant = name.split(':')
   config = common.load_config(':'.join([f'configs/{file}.py', *variant]))
-  config = common.override(config, {'data.max_instances': 8})
-  refused = pytest.raises(ValueError, match='max_instances=8 must be above')
+  config = common.override(config, {'data.num_ids': 8})
+  refused = pytest.raises(ValueError, match='num_ids=8 must be above')
   with refused if paints else contextlib.nullcontext():
     build.Experiment(config)._check_room()
 
@@ -147,11 +147,11 @@ def test_who_paints_masks_needs_all_classes(name, paints):
 def test_classes_of_a_layout_need_no_files():
   config = common.load_config('configs/semflow_celeb.py')
   assert len(build.Experiment(config).categories) == config.data.num_classes
-  short = common.override(config, {'data.max_instances': 19})
-  with pytest.raises(ValueError, match='max_instances=19 must be above'):
+  short = common.override(config, {'data.num_ids': 19})
+  with pytest.raises(ValueError, match='num_ids=19 must be above'):
     build.Experiment(short).check_ranges()
   of_segments = common.override(short, {'task.name': 'panoptic'})
-  with pytest.raises(ValueError, match='max_instances=19 must be above'):
+  with pytest.raises(ValueError, match='num_ids=19 must be above'):
     build.Experiment(of_segments).check_ranges()
   # Theirs has no void, so none is taken from label maps either.
   assert sorted(build.Experiment(config).label_numbers) == [*range(19)]

@@ -57,14 +57,14 @@ def test_another_class_or_void_is_no_agreement():
   one, other = (ids, [Segment(1, 1)]), (ids, [Segment(1, 2)])
   void = np.zeros(SIZE, np.int32), []
   unnamed = ids, []
-  for pair, wanted in (
+  for pair, expected in (
     ((one, other), 0.5),
     ((one, void), 0.5),
     ((void, unnamed), 1),
     ((void, void), 1),
   ):
     found = agreement.consensus(pair).agreement
-    assert (found == wanted).all()
+    assert (found == expected).all()
 
 
 def test_a_segment_has_one_partner_at_most():
@@ -78,12 +78,12 @@ def test_a_segment_has_one_partner_at_most():
 
 def test_the_order_of_samples_changes_nothing_but_the_index():
   samples = [blocks(seed) for seed in range(4)]
-  shares = [
+  fractions = [
     agreement.consensus(samples[-k:] + samples[:-k] if k else samples)
     for k in range(4)
   ]
-  first = shares[0]
-  for k, (index, found) in enumerate(shares):
+  first = fractions[0]
+  for k, (index, found) in enumerate(fractions):
     assert (index - k) % 4 == first.index
     np.testing.assert_allclose(found, first.agreement)
 
@@ -109,8 +109,8 @@ def test_what_the_chosen_one_lacks_is_matched_among_the_others():
   named = agreement.labels([found, renumbered(found), void], 2)
   assert (named[0] == named[1]).all() and named[0].any()
   entropy = agreement.entropy([found, renumbered(found), void], 2)
-  wanted = -(np.log(1 / 3) + 2 * np.log(2 / 3)) / 3
-  np.testing.assert_allclose(entropy, np.where(ids, wanted, 0), atol=1e-6)
+  expected = -(np.log(1 / 3) + 2 * np.log(2 / 3)) / 3
+  np.testing.assert_allclose(entropy, np.where(ids, expected, 0), atol=1e-6)
   assert entropy.dtype == np.float32
 
 

@@ -9,8 +9,8 @@ from pix2seqd_jax.types import Segment
 SIZE = (6, 8)
 
 
-def read(partial, valid=None, size=SIZE, max_instances=16):
-  return partial_masks.read(partial, valid, size, max_instances)
+def read(partial, valid=None, size=SIZE, num_ids=16):
+  return partial_masks.read(partial, valid, size, num_ids)
 
 
 def ids_of(dtype=np.int64):
@@ -71,7 +71,7 @@ def test_overlapping_masks_are_named_with_their_pixels():
     (
       np.zeros((6, 7), int),
       None,
-      r'partial is \(6, 7\) but the picture \(6, 8',
+      r'partial is \(6, 7\) but the image \(6, 8',
     ),
     (np.zeros((1, 6, 8), int), None, r'partial is \(1, 6, 8\)'),
     (np.zeros(SIZE), None, 'partial is float64; give whole numbers'),
@@ -91,7 +91,7 @@ def test_what_is_refused(partial, valid, message):
 
 def test_as_many_segments_as_there_are_ids():
   ids = np.arange(48).reshape(SIZE)
-  assert len(read(ids, max_instances=48).names) == 47
+  assert len(read(ids, num_ids=48).names) == 47
 
 
 def test_random_names_are_distinct_and_repeatable():

@@ -1,4 +1,4 @@
-"""A trained folder, a picture, a mask: what users call."""
+"""A trained folder, an image, a mask: what users call."""
 
 import json
 
@@ -22,12 +22,12 @@ def pipe(smoke_run):
   return found
 
 
-def picture(size=(50, 70), seed=0):
+def make_make_image(size=(50, 70), seed=0):
   return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
 
 
 def test_a_result_names_its_segments(pipe):
-  image = picture()
+  image = make_image()
   result = pipe.segment(image, steps=2)
   assert result.segmentation.shape == (50, 70)
   assert result.segmentation.dtype == np.int32
@@ -49,7 +49,7 @@ def test_a_result_names_its_segments(pipe):
 
 
 def test_the_seed_decides(pipe):
-  image = picture()
+  image = make_image()
   first, again, other = (
     pipe.segment(image, steps=2, seed=seed) for seed in (3, 3, 4)
   )
@@ -61,35 +61,35 @@ def test_the_seed_decides(pipe):
 
 @pytest.mark.parametrize('size', [(1, 1), (3, 200), (64, 64), (300, 40)])
 def test_any_size(pipe, size):
-  result = pipe.segment(picture(size), steps=2)
+  result = pipe.segment(make_image(size), steps=2)
   assert result.segmentation.shape == size
 
 
 def test_no_steps(pipe):
   with pytest.raises(ValueError, match='steps=0 must be a whole number'):
-    pipe.segment(picture(), steps=0)
+    pipe.segment(make_image(), steps=0)
 
 
 @pytest.mark.parametrize(
   'mode', ['RGB', 'L', '1', 'P', 'RGBA', 'LA', 'CMYK', 'I;16']
 )
-def test_any_mode_of_picture(pipe, mode, tmp_path):
+def test_any_mode_of_make_image(pipe, mode, tmp_path):
   if mode == 'I;16':
-    gray = picture()[..., 0].astype(np.uint16) * 257
+    gray = make_image()[..., 0].astype(np.uint16) * 257
     image = Image.fromarray(gray)
-    wanted = np.repeat(picture()[..., :1], 3, -1)
+    expected = np.repeat(make_image()[..., :1], 3, -1)
   else:
-    image = Image.fromarray(picture()).convert(mode)
-    wanted = np.asarray(image.convert('RGB'))
-  np.testing.assert_array_equal(pipeline_lib.as_rgb(image), wanted)
+    image = Image.fromarray(make_image()).convert(mode)
+    expected = np.asarray(image.convert('RGB'))
+  np.testing.assert_array_equal(pipeline_lib.as_rgb(image), expected)
   path = tmp_path / ('a.tif' if mode == 'CMYK' else 'a.png')
   image.save(path)
-  np.testing.assert_array_equal(pipeline_lib.as_rgb(path), wanted)
+  np.testing.assert_array_equal(pipeline_lib.as_rgb(path), expected)
   assert pipe.segment(path, steps=2).segmentation.shape == (50, 70)
 
 
 def rotated(path, orientation=6):
-  image = Image.fromarray(picture((50, 70)))
+  image = Image.fromarray(make_image((50, 70)))
   exif = image.getexif()
   exif[0x0112] = orientation
   image.save(path, exif=exif)
@@ -114,18 +114,18 @@ def test_exif_rotation_is_applied(pipe, tmp_path):
     np.zeros((1, 8, 8, 3), np.uint8),
   ],
 )
-def test_arrays_that_are_no_picture(pipe, image):
+def test_arrays_that_are_no_make_image(pipe, image):
   with pytest.raises(ValueError, match=r'give uint8 \[h, w, 3\] RGB'):
     pipe.segment(image)
 
 
-def test_a_picture_without_pixels(pipe):
+def test_a_image_without_pixels(pipe):
   with pytest.raises(ValueError, match='has no pixels'):
     pipe.segment(np.zeros((0, 8, 3), np.uint8))
 
 
 def test_broken_files(pipe, tmp_path):
-  for name, data in (('empty.png', b''), ('text.jpg', b'no picture')):
+  for name, data in (('empty.png', b''), ('text.jpg', b'no image')):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=name):
       pipe.segment(tmp_path / name)
@@ -134,12 +134,12 @@ def test_broken_files(pipe, tmp_path):
 
 
 def test_predictions_are_read_back_by_our_own_reader(pipe, tmp_path):
-  folder, output = tmp_path / 'pictures', tmp_path / 'found'
+  folder, output = tmp_path / 'images', tmp_path / 'found'
   folder.mkdir()
   for i in range(2):
-    Image.fromarray(picture((40 + i, 60), i)).save(folder / f'{i}.png')
+    Image.fromarray(make_image((40 + i, 60), i)).save(folder / f'{i}.png')
   rotated(folder / 'turned.jpg')
-  (folder / 'notes.txt').write_text('not a picture')
+  (folder / 'notes.txt').write_text('not an image')
   assert pipe.predict([folder], output, steps=2, seed=1) == output
   read = CocoPanoptic(folder, output / 'panoptic', output / 'panoptic.json')
   assert read.categories == pipe.categories
@@ -150,7 +150,7 @@ def test_predictions_are_read_back_by_our_own_reader(pipe, tmp_path):
     np.testing.assert_array_equal(example['image'], alone.image)
     np.testing.assert_array_equal(example['ids'], alone.segmentation)
     for ours, theirs in zip(alone.segments, example['segments'], strict=True):
-      assert (ours.id, ours.category) == (theirs.id, theirs.category)
+      assert (ours.id, ours.class_id) == (theirs.id, theirs.class_id)
       assert ours.score == pytest.approx(theirs.score)
   overlays = sorted(p.name for p in (output / 'overlays').iterdir())
   assert overlays == ['0.png', '1.png', 'turned.png']
@@ -160,10 +160,10 @@ def test_predictions_are_read_back_by_our_own_reader(pipe, tmp_path):
 
 
 def test_every_format_from_one_call(pipe, tmp_path):
-  folder, output = tmp_path / 'pictures', tmp_path / 'found'
+  folder, output = tmp_path / 'images', tmp_path / 'found'
   folder.mkdir()
   for name in ('000139.png', '000285.png'):
-    Image.fromarray(picture((40, 60), int(name[:6]))).save(folder / name)
+    Image.fromarray(make_image((40, 60), int(name[:6]))).save(folder / name)
   pipe.predict(
     [folder],
     output,
@@ -181,18 +181,18 @@ def test_every_format_from_one_call(pipe, tmp_path):
   for name in ('000139.png', '000285.png'):
     result = pipe.segment(folder / name, steps=2, num_samples=2)
     with Image.open(output / 'palette' / name) as image:
-      np.testing.assert_array_equal(image, result.palette_image())
+      np.testing.assert_array_equal(image, result.palette_make_image())
       shown = np.asarray(image.convert('RGB'))
     np.testing.assert_array_equal(shown, colors[result.semantic()])
     with Image.open(output / 'labels' / name) as image:
       np.testing.assert_array_equal(image, result.semantic('ids'))
     with Image.open(output / 'agreement' / name) as image:
-      shares = np.asarray(image) / 255
-    np.testing.assert_allclose(shares, result.agreement, atol=1 / 255)
+      fractions = np.asarray(image) / 255
+    np.testing.assert_allclose(fractions, result.agreement, atol=1 / 255)
     ours = [r for r in results if r['image_id'] == int(name[:6])]
-    for entry, wanted in zip(ours, result.rle(), strict=True):
-      assert entry['segmentation'] == wanted['segmentation']
-      assert entry['category_id'] == wanted['category_id']
+    for entry, expected in zip(ours, result.rle(), strict=True):
+      assert entry['segmentation'] == expected['segmentation']
+      assert entry['category_id'] == expected['category_id']
     assert (output / 'overlays' / name).is_file()
     alone = tmp_path / 'alone' / name
     result.save(alone, name, ('labels',))
@@ -203,31 +203,31 @@ def test_every_format_from_one_call(pipe, tmp_path):
 
 
 def test_samples_agree_in_shares(pipe):
-  image = picture()
+  image = make_image()
   result = pipe.segment(image, steps=2, num_samples=2)
   assert result.agreement.dtype == np.float32
   assert result.agreement.shape == (50, 70)
   assert set(np.unique(result.agreement).tolist()) <= {0.5, 1}
-  drawn = result.agreement_picture()
+  drawn = result.agreement_make_image()
   assert drawn.dtype == np.uint8 and drawn.shape[1] > 500
   again = pipe.segment(image, steps=2, num_samples=2)
   np.testing.assert_array_equal(result.agreement, again.agreement)
   assert pipe.segment(image, steps=2).agreement is None
   with pytest.raises(ValueError, match='one sample has no agreement'):
-    pipe.segment(image, steps=2).agreement_picture()
+    pipe.segment(image, steps=2).agreement_make_image()
   with pytest.raises(ValueError, match='num_samples=0'):
     pipe.segment(image, num_samples=0)
 
 
-def test_a_picture_of_one_tile_is_the_picture(pipe):
-  image = picture()
+def test_a_image_of_one_tile_is_the_make_image(pipe):
+  image = make_image()
   whole, tiled = (
     pipe.segment(image, steps=2, tile=tile) for tile in (None, (50, 80))
   )
   for a, b in zip(whole.segments, tiled.segments, strict=True):
     same = whole.segmentation == a.id
     np.testing.assert_array_equal(tiled.segmentation == b.id, same)
-    assert (a.category, pytest.approx(a.score)) == (b.category, b.score)
+    assert (a.class_id, pytest.approx(a.score)) == (b.class_id, b.score)
 
 
 class Painted:
@@ -248,7 +248,7 @@ class Painted:
   def single(self, example):
     return {}, example
 
-  def read_out(self, raw, meta):
+  def postprocess(self, raw, meta):
     red, green = meta['image'][..., 0], meta['image'][..., 1]
     return Segmentation(red.astype(np.int32), green.astype(np.int32))
 
@@ -264,7 +264,7 @@ def test_tiles_of_a_perfect_model_give_the_truth(pipe):
   for num_samples in (1, 2):
     result = fake.segment(image, tile=(25, 32), num_samples=num_samples)
     found = [s.id for s in result.segments]
-    assert len(found) == 3 and result.segments[0].category == thing
+    assert len(found) == 3 and result.segments[0].class_id == thing
     for name in range(1, 4):
       where = result.segmentation[truth == name]
       assert (where == where[0]).all() and where[0] in found
@@ -284,7 +284,7 @@ def test_a_callback_sees_every_step(pipe):
 
 
 def test_an_empty_folder(pipe, tmp_path):
-  with pytest.raises(ValueError, match='has no pictures'):
+  with pytest.raises(ValueError, match='has no images'):
     pipe.predict([tmp_path], tmp_path / 'out')
 
 

@@ -1,4 +1,4 @@
-"""A picture and a part of its mask: what Pipeline.complete returns."""
+"""An image and a part of its mask: what Pipeline.complete returns."""
 
 import jax
 import numpy as np
@@ -31,12 +31,12 @@ def levels():
   return found
 
 
-def picture():
+def image():
   return np.repeat(16 * levels()[..., None] + 8, 3, -1)
 
 
 def complete(pipe, partial, valid=None, **kwargs):
-  return pipe.complete(picture(), partial, valid, **{'steps': 2, **kwargs})
+  return pipe.inpaint(image(), partial, valid, **{'steps': 2, **kwargs})
 
 
 def some():
@@ -89,9 +89,9 @@ def test_given_pixels_stay_where_they_are_to_be_kept(pipe):
 
 def test_all_given_is_the_mask_itself(pipe):
   whole = np.random.default_rng(0).integers(0, 8, (64, 64))
-  for completion_ in inpainting_lib.VARIANTS:
+  for inpainting_ in inpainting_lib.VARIANTS:
     result = complete(
-      pipe, whole, np.ones((64, 64), bool), completion=completion_
+      pipe, whole, np.ones((64, 64), bool), inpainting=inpainting_
     )
     np.testing.assert_array_equal(result.segmentation, whole)
     assert [s.id for s in result.segments] == list(range(1, 8))
@@ -101,7 +101,7 @@ def test_nothing_given_is_plain_sampling(pipe):
   empty = np.zeros((64, 64), np.uint8)
   for partial in (empty, []):
     found = complete(pipe, partial, seed=3)
-    plain = pipe.segment(picture(), steps=2, seed=3)
+    plain = pipe.segment(image(), steps=2, seed=3)
     np.testing.assert_array_equal(found.segmentation, plain.segmentation)
     assert found.segments == plain.segments
   with pytest.raises(ValueError, match='but partial is empty'):
@@ -122,7 +122,7 @@ def test_any_size(pipe, size):
   partial = np.zeros(size, int)
   partial[: size[0] // 2 + 1, : size[1] // 3 + 1] = 5
   image = np.full((*size, 3), 24, np.uint8)
-  found = pipe.complete(image, partial, steps=2).segmentation
+  found = pipe.inpaint(image, partial, steps=2).segmentation
   assert found.shape == size and (found == 5).all()
 
 
@@ -147,8 +147,8 @@ def test_errors(pipe):
     complete(pipe, some()[:, 1:])
   with pytest.raises(ValueError, match='47 segments but this model knows 15'):
     complete(pipe, np.minimum(np.arange(4096), 47).reshape(64, 64))
-  with pytest.raises(ValueError, match=r'completion=.*must be one of'):
-    complete(pipe, 0 * some(), completion='paint')
+  with pytest.raises(ValueError, match=r'inpainting=.*must be one of'):
+    complete(pipe, 0 * some(), inpainting='paint')
   with pytest.raises(ValueError, match=r'strength=2.0 must lie in \(0, 1\]'):
     complete(pipe, some(), strength=2.0)
   with pytest.raises(ValueError, match='num_samples=0'):

@@ -1,4 +1,4 @@
-"""Masks -> pictures: reading masks, what Pipeline.synthesize returns."""
+"""Masks -> images: reading masks, what Pipeline.synthesize returns."""
 
 import dataclasses
 import pathlib
@@ -36,22 +36,22 @@ def mask(size=(32, 32), classes=7):
 
 
 def test_masks_in_any_form_are_the_same(tmp_path, pipe):
-  wanted = mask(classes=3).astype(np.int32)
-  small = Image.fromarray(wanted.astype(np.uint8))
+  expected = mask(classes=3).astype(np.int32)
+  small = Image.fromarray(expected.astype(np.uint8))
   small.save(tmp_path / 'gray.png')
   palette = small.copy()
   palette.putpalette(list(range(256)) * 3)
   palette.save(tmp_path / 'palette.png')
   for form in (
-    wanted.astype(np.uint16),
-    wanted.tolist(),
+    expected.astype(np.uint16),
+    expected.tolist(),
     small,
     tmp_path / 'gray.png',
     str(tmp_path / 'palette.png'),
   ):
     found = synthesis.read_mask(form, CATEGORIES, 'classes')
     assert found.dtype == np.int32
-    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_numbers_of_the_data_set():
@@ -121,7 +121,7 @@ def test_bad_masks(tmp_path):
     read(np.zeros((2, 2)))
   with pytest.raises(ValueError, match=r'int64 \(2, 2, 3\)'):
     read(np.zeros((2, 2, 3), int))
-  with pytest.raises(ValueError, match='picture of mode RGB'):
+  with pytest.raises(ValueError, match='image of mode RGB'):
     read(Image.new('RGB', (4, 4)))
   with pytest.raises(ValueError, match=r'missing\.png cannot be read'):
     read(tmp_path / 'missing.png')
@@ -133,12 +133,12 @@ def test_bad_masks(tmp_path):
 # Drawing.
 
 
-def test_the_picture_is_that_of_the_mask(pipe):
+def test_the_image_is_that_of_the_mask(pipe):
   result = pipe.synthesize(mask(), perturbation=0)
   [image] = result.images
   assert image.dtype == np.uint8
-  wanted = pipe.experiment.model.painted(mask()).astype(int)
-  assert np.abs(image - wanted).max() <= 1
+  expected = pipe.experiment.model.painted(mask()).astype(int)
+  assert np.abs(image - expected).max() <= 1
   np.testing.assert_array_equal(result.mask, mask())
 
 
@@ -177,7 +177,7 @@ def test_samples_differ_by_the_perturbation_alone(pipe):
   assert (still == still[0]).all()
 
 
-def test_pictures_have_the_size_of_the_network(pipe):
+def test_images_have_the_size_of_the_network(pipe):
   wide = np.repeat(np.repeat(mask((4, 8)), 16, 0), 16, 1)
   result = pipe.synthesize(wide)
   assert result.images[0].shape == (16, 32, 3)
@@ -216,7 +216,7 @@ def test_bad_arguments(pipe):
   with pytest.raises(ValueError, match='num_samples=0'):
     pipe.synthesize(mask(), num_samples=0)
   bits = pipeline_lib.Pipeline(build.Experiment(smoke_config()), {})
-  with pytest.raises(ValueError, match=r"'pix2seq_d' makes no pictures"):
+  with pytest.raises(ValueError, match=r"'pix2seq_d' makes no images"):
     bits.synthesize(mask())
 
 

@@ -79,7 +79,7 @@ def test_a_truth_cut_into_tiles_is_the_truth_again(size, tile, overlap, seed):
   back = {b: known[a] for a, b in pairs if a}
   for segment in named:
     theirs = back[segment.id]
-    assert segment.category == theirs.category
+    assert segment.class_id == theirs.class_id
     assert segment.score == pytest.approx(theirs.score)
 
 
@@ -113,7 +113,7 @@ def test_another_class_stays_apart_and_stuff_is_one_segment():
     stitcher.add(right, whole, [Segment(1, other)])
     found, named = stitcher.finish()
     assert len(named) == count == found.max()
-    assert sorted(s.category for s in named) == sorted({one, other})
+    assert sorted(s.class_id for s in named) == sorted({one, other})
 
 
 def test_what_is_held_is_a_map_and_two_rows_of_tiles():

@@ -17,10 +17,10 @@ def test_the_original(shared, case, key):
   digits give 1277.039708636354, which is ours."""
   folder = shared / 'oracles' / 'metrics'
   arrays = oracles.load_npz(folder / 'fid.npz')
-  wanted = json.loads((folder / 'meta.json').read_text())['fid'][case][key]
+  expected = json.loads((folder / 'meta.json').read_text())['fid'][case][key]
   ours = fid.frechet_distance(arrays[f'{case}/f1'], arrays[f'{case}/f2'])
   bound = 2e-8 if case == 'rank_deficient' else 1e-11
-  assert ours == pytest.approx(wanted, rel=bound, abs=1e-11)
+  assert ours == pytest.approx(expected, rel=bound, abs=1e-11)
   if case == 'rank_deficient':
     assert ours == pytest.approx(1277.039708636354, rel=1e-14)
 
@@ -30,11 +30,11 @@ def test_the_original_by_states_of_float32(shared, case):
   arrays = oracles.load_npz(shared / 'oracles' / 'metrics' / 'fid.npz')
   made, real = arrays[f'{case}/f1'], arrays[f'{case}/f2']
   total = FID.empty()
-  for i in range(max(len(made), len(real))):  # picture by picture
+  for i in range(max(len(made), len(real))):  # image by image
     total = total.merge(FID.from_features(made[i : i + 1], real[i : i + 1]))
   found = FID.from_bytes(total.to_bytes()).compute()
-  wanted = float(arrays[f'{case}/fid'])
-  assert found['fid'] == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+  expected = float(arrays[f'{case}/fid'])
+  assert found['fid'] == pytest.approx(expected, rel=1e-6, abs=1e-6)
   assert found['fid_is_inception'] == 1
 
 
@@ -54,8 +54,8 @@ def test_gaussians_of_known_distance():
   shift = rng.normal(size=5)
   rows = gaussian(1, 3000, np.zeros(5), basis * one)
   others = gaussian(2, 40, shift, basis * two)
-  wanted = np.sum(shift**2) + np.sum((one - two) ** 2)
-  assert fid.frechet_distance(rows, others) == pytest.approx(wanted, rel=1e-9)
+  expected = np.sum(shift**2) + np.sum((one - two) ** 2)
+  assert fid.frechet_distance(rows, others) == pytest.approx(expected, rel=1e-9)
 
 
 def test_it_is_a_distance_and_turns_with_the_features():
@@ -67,11 +67,11 @@ def test_it_is_a_distance_and_turns_with_the_features():
   turn, _ = np.linalg.qr(rng.normal(size=(8, 8)))
   turned = fid.frechet_distance(few @ turn + 5, many @ turn + 5)
   assert turned == pytest.approx(there, rel=1e-9)
-  # The order of pictures is none of its business.
+  # The order of images is none of its business.
   assert fid.frechet_distance(few, many[::-1]) == pytest.approx(there, rel=1e-9)
 
 
-def test_few_pictures():
+def test_few_images():
   one = np.array([[1.0, 2.0]])
   found = FID.from_features(one, one + 3, 'vgg').compute()
   assert found == {'fid': pytest.approx(18), 'fid_is_inception': 0}

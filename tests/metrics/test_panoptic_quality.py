@@ -186,7 +186,7 @@ def test_bytes_are_exact_even_padded():
 
 def test_classes_can_be_left_out():
   ids, segments = scene(5, void=0)
-  wrong = [s._replace(category=s.category % 4 + 1) for s in segments]
+  wrong = [s._replace(class_id=s.class_id % 4 + 1) for s in segments]
   assert state((ids, segments), (ids, wrong)).compute()['pq'] == 0
   scores = state((ids, segments), (ids, wrong), class_agnostic=True).compute()
   assert scores['pq'] == scores['pq_class/any'] == 1
@@ -218,7 +218,7 @@ def test_refuses_what_does_not_agree():
     'have no pixel': (good, (ids, [*segments, types.Segment(99_999, 1)])),
     'must differ': (good, (ids, [*segments, segments[0]])),
     'not be 0': (good, (ids, [*segments, types.Segment(0, 1)])),
-    'has class 5': (good, (ids, [s._replace(category=5) for s in segments])),
+    'has class 5': (good, (ids, [s._replace(class_id=5) for s in segments])),
     'original size': (good, (ids[1:], segments)),
     'map of the truth': ((ids, segments[1:]), good),
   }

@@ -10,8 +10,8 @@ REPO = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_loops_over_segments_agree():
-  # The command compares all counts of each picture to 1e-12 while it times.
-  arguments = '--size 48 64 --pictures 4 --repeats 1 --noise 0 0.1 --bar 1e9'
+  # The command compares all counts of each image to 1e-12 while it times.
+  arguments = '--size 48 64 --images 4 --repeats 1 --noise 0 0.1 --bar 1e9'
   done = subprocess.run(
     [sys.executable, 'benchmarks/panoptic_quality.py', *arguments.split()],
     cwd=REPO,

@@ -1,4 +1,4 @@
-"""The autoencoder of pictures: its loss by definition, what it reads out."""
+"""The autoencoder of images: its loss by definition, what it reads out."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ QUICK = {'xla_backend_optimization_level': 0}
 def tiny(**kwargs):
   rest = {
     'num_classes': 3,
-    'max_instances': 8,
+    'num_ids': 8,
     'image_size': (8, 12),
     'mask_size': (4, 4),
     'network': TINY,
@@ -37,7 +37,7 @@ def params():
 
 @pytest.fixture(scope='module')
 def batch():
-  """Two pictures, the second padded on the right and below."""
+  """Two images, the second padded on the right and below."""
   rng = np.random.default_rng(0)
   valid = np.ones((2, 8, 12), bool)
   valid[1, 6:] = valid[1, :, 5:] = False
@@ -65,19 +65,19 @@ def test_padding_is_the_middle_of_the_range(batch):
   images = image_autoencoder.signed_images(batch)
   assert images.dtype == jnp.float32
   np.testing.assert_array_equal(images[1, 6:], 0)
-  wanted = 2 * (batch['image'][0] / 255) - 1
-  np.testing.assert_allclose(images[0], wanted, atol=1e-6)
+  expected = 2 * (batch['image'][0] / 255) - 1
+  np.testing.assert_allclose(images[0], expected, atol=1e-6)
   whole = {**batch, 'image': batch['image'].astype(np.float32) / 255}
   np.testing.assert_allclose(image_autoencoder.signed_images(whole), images)
 
 
 def test_the_loss_by_its_definition(params, batch, gradients):
-  """Of what comes back when nothing is drawn, picture by picture."""
+  """Of what comes back when nothing is drawn, image by image."""
   (loss, aux), _ = gradients(params, batch, NO_NOISE)
   model = tiny()
 
   def reconstruct(params, batch):
-    z = model.sample(params, batch, None, grid=None, stepper=None)
+    z = model.sample(params, batch, None, timesteps=None, sampler=None)
     return z, model.decode(params, z, batch)['image']
 
   z, made = jax.jit(reconstruct, compiler_options=QUICK)(params, batch)
@@ -145,9 +145,9 @@ def test_lpips_has_frozen_weights(params, batch, monkeypatch):
   assert told['lpips'] > 0
 
 
-def test_a_read_out_is_the_picture_without_its_padding():
+def test_a_postprocess_is_the_image_without_its_padding():
   made = np.linspace(0, 1, 8 * 12 * 3, dtype=np.float32).reshape(8, 12, 3)
-  found = tiny().read_out(
+  found = tiny().postprocess(
     {'image': made}, {'unpadded': (6, 5), 'size': (60, 50)}
   )
   assert found.image.shape == (6, 5, 3) and found.image.dtype == np.uint8
@@ -171,7 +171,7 @@ def test_refused(kwargs, words):
     tiny(**kwargs)
 
 
-# Masks beside pictures, for SemFlow.
+# Masks beside images, for SemFlow.
 
 MASKS = {
   'share': 0.5,
@@ -185,7 +185,7 @@ def labelled(batch):
   return {**batch, 'semantic': semantic.astype(np.int32)}
 
 
-def test_the_first_pictures_are_masks(batch):
+def test_the_first_images_are_masks(batch):
   """Within the perturbation of their colours, all of it valid."""
   model = tiny(masks=MASKS, mask_size=(8, 12))
   given = labelled(batch)
@@ -223,6 +223,6 @@ def test_masks_that_do_not_fit(masks, words):
     tiny(masks=MASKS | masks, mask_size=(8, 12))
 
 
-def test_masks_have_the_size_of_pictures():
+def test_masks_have_the_size_of_images():
   with pytest.raises(ValueError, match=r'mask_size=\(4, 4\) must be'):
     tiny(masks=MASKS)

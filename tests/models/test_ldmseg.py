@@ -9,7 +9,8 @@ import numpy as np
 import oracles
 import pytest
 
-from pix2seqd_jax.diffusion import samplers, timesteps as timesteps_lib
+from pix2seqd_jax.diffusion import samplers
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.encoding.cells import CELLS, cells_of
 from pix2seqd_jax.models.ldmseg import LDMSeg
 
@@ -18,7 +19,7 @@ quick = functools.partial(
 )
 TINY = {
   'num_classes': 3,
-  'max_instances': 8,
+  'num_ids': 8,
   'image_size': (16, 16),
   'mask_size': (16, 16),
   'unet': {
@@ -90,8 +91,8 @@ def draw(params):
         params,
         batch,
         keys,
-        grid=timesteps_lib.Blocks().make(model.process, 4),
-        stepper=samplers.DDIM(),
+        timesteps=timesteps_lib.Blocks().make(model.process, 4),
+        sampler=samplers.DDIM(),
         **options,
       )
     )(params, batch)
@@ -144,10 +145,10 @@ def test_all_given_and_nothing_given(params, draw):
     return {**batch, 'given': told}
 
   np.testing.assert_array_equal(draw(given(False)), plain)
-  wanted = model.known(params, given(True)).x_0
+  expected = model.known(params, given(True)).x_0
   found = draw(given(True))
-  np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
-  assert np.abs(plain - wanted).max() > 0.01
+  np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+  assert np.abs(plain - expected).max() > 0.01
 
 
 def test_what_is_told_and_what_is_held(params):
@@ -156,9 +157,9 @@ def test_what_is_told_and_what_is_held(params):
   model = tiny()
   told = {'instance': ids(), 'known': jnp.asarray(known)}
   found = model.known(params, {'given': told})
-  wanted, _ = model.target(params, {'instance': ids()}, None)
+  expected, _ = model.target(params, {'instance': ids()}, None)
   # Ids that are not held are where `strength` starts.
-  np.testing.assert_array_equal(found.x_0, wanted)
+  np.testing.assert_array_equal(found.x_0, expected)
   assert found.mask.shape == (2, 4, 4, 1)
   np.testing.assert_array_equal(found.mask[0, :, 0, 0], [1, 1, 0, 0])
 
@@ -219,7 +220,7 @@ def test_reads_logits_as_stage_1_does(params):
   raw = model.decode(params, jnp.zeros((1, 4, 4, 4)), {})
   assert raw['logits'].shape == (1, 16, 16, 8)
   meta = {'size': (20, 30), 'unpadded': (12, 16)}
-  found = model.read_out({'logits': np.asarray(raw['logits'])[0]}, meta)
+  found = model.postprocess({'logits': np.asarray(raw['logits'])[0]}, meta)
   assert found.instance.shape == (20, 30)
   assert set(np.unique(found.semantic)) <= {0, 1}
 
@@ -232,11 +233,11 @@ def test_a_classifier_names_segments():
   raw = quick(lambda p, z: model.decode(p, z.astype(jnp.float32), batch))(
     params, z
   )
-  assert raw['classes'].shape[::3] == (4, 4)  # two masks of each picture
+  assert raw['classes'].shape[::3] == (4, 4)  # two masks of each image
   meta = {'size': (16, 16), 'unpadded': (12, 16)}
   logits = jnp.zeros((16, 16, 8)).at[:, :8, 2].set(50).at[:, 8:, 5].set(50)
   classes = jnp.zeros((16, 16, 4)).at[:, :8, 3].set(9).at[:, 8:, 1].set(9)
-  found = model.read_out(
+  found = model.postprocess(
     {'logits': np.asarray(logits), 'classes': np.asarray(classes)}, meta
   )
   assert set(np.unique(found.semantic)) == {1, 3}
@@ -272,14 +273,14 @@ def test_bad_arguments(changes, message):
 @pytest.mark.parametrize(
   ('section', 'key', 'value'),
   [
-    ('data', 'max_instances', 16),
+    ('data', 'num_ids', 16),
     ('model', 'kind', 'sd_vae'),
     ('model', 'mask_encoding', 'rgb'),
   ],
 )
 def test_stage_1_of_other_masks_is_refused(section, key, value):
   theirs = {
-    'data': {'max_instances': 8},
+    'data': {'num_ids': 8},
     'model': {'kind': 'shallow', 'mask_encoding': 'bits'},
   }
   model = tiny()

@@ -13,7 +13,8 @@ import parity
 import pytest
 
 from configs import common
-from pix2seqd_jax.diffusion import samplers, timesteps as timesteps_lib
+from pix2seqd_jax.diffusion import samplers
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.models.ldmseg import LDMSeg
 from pix2seqd_jax.pretrained import (
   mask_autoencoder,
@@ -63,7 +64,7 @@ def original(shared):
   }
   model = LDMSeg(
     num_classes=1,
-    max_instances=128,
+    num_ids=128,
     image_size=(128, 128),
     mask_size=(128, 128),
     unet={
@@ -91,7 +92,7 @@ def original(shared):
 
 
 def batch_of(image, ids):
-  """Their picture in [0, 1] and their ids, as a batch of ours."""
+  """Their image in [0, 1] and their ids, as a batch of ours."""
   image = nhwc(image)
   return {
     'image': image,
@@ -162,8 +163,8 @@ def test_losses(original):
     loss = jnp.mean(model.loss(prediction, x_0, x_1, t, batch) * weight)
     parity.check(ORACLE, kind, loss, z[f'compute_loss/{kind}'], 1e-4)
   estimate = model.process.endpoints(x_t, prediction.value, t).x_0
-  wanted = nhwc(z['compute_loss/pred_latents'])
-  parity.check(ORACLE, 'pred_latents', estimate, wanted, 1e-4)
+  expected = nhwc(z['compute_loss/pred_latents'])
+  parity.check(ORACLE, 'pred_latents', estimate, expected, 1e-4)
 
 
 def test_sampling_function(original, steps=10):
@@ -183,12 +184,12 @@ def test_sampling_function(original, steps=10):
       params,
       batch,
       keys,
-      grid=timesteps_lib.Blocks().make(model.process, steps),
-      stepper=samplers.STEPPERS['ddim'](),
+      timesteps=timesteps_lib.Blocks().make(model.process, steps),
+      sampler=samplers.SAMPLERS['ddim'](),
     )
   )(params, jax.random.split(jax.random.key(0), 2))
-  wanted = nhwc(z[f'sample/steps{steps}_final'])
-  parity.check(ORACLE, f'sample {steps}', found, wanted, 1e-4)
+  expected = nhwc(z[f'sample/steps{steps}_final'])
+  parity.check(ORACLE, f'sample {steps}', found, expected, 1e-4)
 
 
 def test_two_training_steps(original, shared):
@@ -235,8 +236,8 @@ def test_two_training_steps(original, shared):
       k: v for k, v in gradients['unet'].items() if k != 'time_embedding'
     }
     norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(trained)))
-    wanted = z['grad_norm_before_clip'][step]
-    parity.check(ORACLE, f'norm {step}', norm, wanted, 1e-4)
+    expected = z['grad_norm_before_clip'][step]
+    parity.check(ORACLE, f'norm {step}', norm, expected, 1e-4)
     updates, opt_state = tx.update(gradients, opt_state, net)
     net = jax.tree.map(jnp.add, net, updates)
   for name, value in theirs(net).items():

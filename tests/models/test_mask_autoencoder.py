@@ -24,7 +24,7 @@ TINY = {
 def tiny(**kwargs):
   rest = {
     'num_classes': 3,
-    'max_instances': 8,
+    'num_ids': 8,
     'image_size': (32, 32),
     'mask_size': (16, 16),
     'network': TINY,
@@ -43,7 +43,7 @@ def params():
 
 
 def masks():
-  """Three stripes with ids 1, 5, 0 and a picture of void."""
+  """Three stripes with ids 1, 5, 0 and an image of void."""
   ids = np.zeros((2, 16, 16), np.int32)
   ids[0, :6], ids[0, 6:12] = 1, 5
   return jnp.asarray(ids)
@@ -55,7 +55,7 @@ def masks():
 def original_step(z, step):
   """All that the original drew in this step: ids, noise, points, their slots.
 
-  It lists the masks of a batch picture by picture, ids rising.
+  It lists the masks of a batch image by image, ids rising.
   """
   ids = np.asarray(z[f'step{step}/semseg'])
   keys = sorted(key for key in z if key.startswith('rng/'))
@@ -66,8 +66,12 @@ def original_step(z, step):
     slots[:count, b] = start + np.arange(count)
     start += count
   assert start == len(points[2])
-  room = [(0, 16 - start), (0, 0), (0, 0)]  # both steps alike: one compilation
-  points[2:] = [np.pad(x, room) for x in points[2:]]
+  package = [
+    (0, 16 - start),
+    (0, 0),
+    (0, 0),
+  ]  # both steps alike: one compilation
+  points[2:] = [np.pad(x, package) for x in points[2:]]
   ids = jnp.asarray(ids, jnp.int32)
   return ids, jnp.asarray(np.moveaxis(noise, 1, -1)), points, slots
 
@@ -79,7 +83,7 @@ def test_two_training_steps_of_the_original(shared):
   _, plan = part.plan(pretrained.PART, tensors)
   net = {'autoencoder': plan.tree(tensors)['params']}
   model = tiny(
-    max_instances=128,
+    num_ids=128,
     mask_size=(64, 64),
     network=NETWORK,
     kl_weight=1e-4,
@@ -123,11 +127,11 @@ def test_two_training_steps_of_the_original(shared):
     }
     oracle = 'ldmseg_ae/ae_trainstep'
     for key, value in told.items():
-      wanted = z[f'meter/{key}'][step]
-      parity.check(oracle, f'{key} {step}', value, wanted, bound=1e-5)
+      expected = z[f'meter/{key}'][step]
+      parity.check(oracle, f'{key} {step}', value, expected, bound=1e-5)
     norm = np.sqrt(sum(np.sum(g**2) for g in theirs(gradients).values()))
-    wanted = z['grad_norm_before_clip'][step]
-    parity.check(oracle, f'norm {step}', norm, wanted, bound=1e-4)
+    expected = z['grad_norm_before_clip'][step]
+    parity.check(oracle, f'norm {step}', norm, expected, bound=1e-4)
     for name, value in theirs(gradients).items():
       key = f'step{step}/grad/{name}'
       if key in z:
@@ -147,17 +151,19 @@ def test_two_training_steps_of_the_original(shared):
 def test_sampling_reads_what_the_task_gives(params):
   model = tiny()
   batch = {'given': {'instance': masks()}}
-  z = model.sample(params, batch, None, grid=None, stepper=None, num_samples=2)
+  z = model.sample(
+    params, batch, None, timesteps=None, sampler=None, num_samples=2
+  )
   assert z.shape == (4, 4, 4, 4)
   np.testing.assert_array_equal(z[0], z[1])
   raw = model.decode(params, z[:1], batch)
   assert raw['logits'].shape == (1, 16, 16, 8)
   meta = {'size': (20, 40), 'unpadded': (16, 32)}
-  found = model.read_out({'logits': raw['logits'][0]}, meta)
+  found = model.postprocess({'logits': raw['logits'][0]}, meta)
   assert found.semantic.shape == found.instance.shape == (20, 40)
   np.testing.assert_array_equal(found.semantic, found.instance > 0)
   with pytest.raises(ValueError, match=r"task.given=\('instance',\)"):
-    model.sample(params, {}, None, grid=None, stepper=None)
+    model.sample(params, {}, None, timesteps=None, sampler=None)
 
 
 def test_perfect_logits_give_the_mask_back():
@@ -165,8 +171,8 @@ def test_perfect_logits_give_the_mask_back():
   ids = masks()[0]
   logits = 20 * (2 * jax.nn.one_hot(ids, 8) - 1)
   meta = {'size': (16, 16), 'unpadded': (32, 32)}
-  found = model.read_out({'logits': logits}, meta)
-  # The picture is twice as large; only borders may be unsure.
+  found = model.postprocess({'logits': logits}, meta)
+  # The image is twice as large; only borders may be unsure.
   assert (found.instance == np.asarray(ids)).mean() > 0.95
   assert set(np.unique(found.instance)) == {0, 1, 5}
 
@@ -176,19 +182,19 @@ def test_corruption(params, corrupt_targets, monkeypatch):
   model = tiny(corruption=0.5, corrupt_targets=corrupt_targets)
   told = {}
 
-  def keep(self, params, seen, wanted, *rest):
-    told.update(seen=seen, wanted=wanted)
+  def keep(self, params, seen, expected, *rest):
+    told.update(seen=seen, expected=expected)
     return 0, None
 
   monkeypatch.setattr(stage1.MaskAutoencoder, 'loss_at', keep)
   model.loss_fn(params, {'instance': masks()}, jax.random.key(0))
   given = np.asarray(masks())
-  seen, wanted = (np.asarray(told[key]) for key in ('seen', 'wanted'))
+  seen, expected = (np.asarray(told[key]) for key in ('seen', 'expected'))
   kept = seen > 0
   assert 0 < kept.sum() < (given > 0).sum()
   np.testing.assert_array_equal(seen[kept], given[kept])
   target = seen if corrupt_targets else given
-  np.testing.assert_array_equal(wanted, target)
+  np.testing.assert_array_equal(expected, target)
 
 
 def test_corruption_keeps_the_rate():
@@ -208,8 +214,8 @@ def test_every_part_of_the_loss_counts(params):
 
   total, aux = loss(ce_weight=2.0, mask_weight=3.0, kl_weight=0.5)
   told = aux.scalars
-  wanted = 2 * told['ce'] + 3 * (told['bce'] + told['dice']) + told['kl'] / 2
-  np.testing.assert_allclose(total, wanted, rtol=1e-5)
+  expected = 2 * told['ce'] + 3 * (told['bce'] + told['dice']) + told['kl'] / 2
+  np.testing.assert_allclose(total, expected, rtol=1e-5)
   assert min(told.values()) > 0
 
 
@@ -229,7 +235,7 @@ def test_the_autoencoder_of_stable_diffusion():
   batch = {'given': {'instance': jax.ShapeDtypeStruct((2, 16, 16), np.int32)}}
 
   def reconstruct(params, batch):
-    z = model.sample(params, batch, None, grid=None, stepper=None)
+    z = model.sample(params, batch, None, timesteps=None, sampler=None)
     return model.decode(params, z, batch)
 
   raw = jax.eval_shape(reconstruct, shapes, batch)

@@ -34,7 +34,7 @@ fast = functools.partial(jax.jit, compiler_options=FAST)
 def tiny(**kwargs):
   rest = {
     'num_classes': 3,
-    'max_instances': 8,
+    'num_ids': 8,
     'image_size': SIZE,
     'mask_size': SIZE,
     'head': {'width': 8, 'num_blocks': 1, 'dilations': (1,), 'groups': 4},
@@ -92,11 +92,11 @@ def test_the_head_sees_what_the_last_convolutions_see(kind):
   def both(frozen):
     """(ours through the last convolution, the network's own), twice."""
     z = model.masks.encode(mask, batch['instance']).mean
-    of_mask, of_picture = model.features(frozen, z, batch)
-    latent = dataclasses.replace(model, picture='latent')
+    of_mask, of_image = model.features(frozen, z, batch)
+    latent = dataclasses.replace(model, image='latent')
     name = '7' if kind == 'shallow' else 'conv_out'
     logits = convolved(of_mask, frozen['mask']['decoder'][name])
-    moments = convolved(of_picture, frozen['image']['encoder']['conv_out'])
+    moments = convolved(of_image, frozen['image']['encoder']['conv_out'])
     last = frozen['image']['quant_conv']
     moments = moments @ last['kernel'] + last['bias']
     return (
@@ -114,7 +114,7 @@ def test_samples_lie_side_by_side(params):
   @fast
   def sampled(params, batch):
     z = model.sample(
-      params, batch, None, grid=None, stepper=None, num_samples=2
+      params, batch, None, timesteps=None, sampler=None, num_samples=2
     )
     return model.decode(params, z, batch)
 
@@ -123,10 +123,10 @@ def test_samples_lie_side_by_side(params):
   assert raw['instance'].shape == (4, *SIZE)
   for key in raw:
     np.testing.assert_allclose(raw[key][0], raw[key][1], atol=1e-5)
-  # The second example's own picture tells its logits from the first one's.
+  # The second example's own image tells its logits from the first one's.
   assert np.abs(raw['classes'][1] - raw['classes'][2]).max() > 1e-3
   with pytest.raises(ValueError, match=r"task.given=\('instance',\)"):
-    model.sample(params, {}, None, grid=None, stepper=None)
+    model.sample(params, {}, None, timesteps=None, sampler=None)
 
 
 def test_void_has_no_loss_unless_it_is_weighed():
@@ -140,8 +140,8 @@ def test_void_has_no_loss_unless_it_is_weighed():
   for weight in (0, 1, 0.25):
     loss, aux = tiny(void_weight=weight).loss(logits, semantic)
     weights = jnp.where(known, 1, weight)
-    wanted = jnp.sum(each * weights) / jnp.sum(weights)
-    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    expected = jnp.sum(each * weights) / jnp.sum(weights)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
     right = (jnp.argmax(logits, -1) == semantic)[known]
     np.testing.assert_allclose(aux.scalars['accuracy'], right.mean())
   assert tiny().loss(logits, 0 * semantic)[0] == 0
@@ -153,7 +153,9 @@ def test_noise_disturbs_the_latents_of_training_alone(params, monkeypatch):
 
   @fast
   def both(params, batch):
-    z = model.sample(params, inputs_of(batch), None, grid=None, stepper=None)
+    z = model.sample(
+      params, inputs_of(batch), None, timesteps=None, sampler=None
+    )
     return z, model.loss_fn(params, batch, jax.random.key(0))
 
   z, noisy = both(params, batch)
@@ -191,7 +193,7 @@ def test_segments_get_classes_and_stuff_is_merged():
   raw = {'classes': 9 * np.eye(4)[classes], 'instance': ids}
   raw['classes'] = raw['classes'].astype(np.float32)
   meta = {'size': (48, 64), 'unpadded': (24, 32)}
-  found = model.read_out(raw, meta)
+  found = model.postprocess(raw, meta)
   assert found.semantic.shape == found.instance.shape == (48, 64)
   assert set(np.unique(found.instance)) == {1, 5}  # 7 is in the padding
   for name, number in ((0, 0), (1, 2), (5, 3)):
@@ -205,7 +207,7 @@ def test_segments_get_classes_and_stuff_is_merged():
   found = model.classify(whole, raw['classes'], {'unpadded': (32, 32)})
   assert found.score is whole.score
   named, segments = task.segments(task.refine(found))
-  assert [s.category for s in segments] == [2, 3]
+  assert [s.class_id for s in segments] == [2, 3]
   np.testing.assert_array_equal(named > 0, ids > 0)
 
 
@@ -220,7 +222,7 @@ def test_the_head_of_a_larger_model_has_the_same_parameters(params):
 @pytest.mark.parametrize(
   'kwargs, words',
   [
-    ({'picture': 'hiden'}, "model.picture='hiden' is unknown. Did you mean"),
+    ({'image': 'hiden'}, "model.image='hiden' is unknown. Did you mean"),
     ({'vote': 'most'}, "model.vote='most' is unknown"),
     ({'noise': -1}, 'model.noise=-1 must be 0 or more'),
     ({'void_weight': -1}, 'model.void_weight=-1 must be'),

@@ -40,11 +40,11 @@ def test_sampling_is_grid_sample(theirs):
 
 
 def oracle_inputs(z, dtype):
-  """(ids, draws of pictures, i -> draws of their i-th ids)."""
+  """(ids, draws of images, i -> draws of their i-th ids)."""
   ids = np.asarray(z['targets'])
   num_examples = len(ids)
   present = [len(np.unique(one[one > 0])) for one in ids]
-  # The original lists masks picture by picture, ids rising.
+  # The original lists masks image by image, ids rising.
   slots = np.full((127, num_examples), 0)
   first = 0
   for b, count in enumerate(present):
@@ -56,13 +56,13 @@ def oracle_inputs(z, dtype):
   }
   assert len(draws['fresh']) == first
   slots = jnp.asarray(slots)
-  pictures = {
+  images = {
     'candidates': jnp.asarray(z['rng/00_rand'], dtype),
     'fresh': jnp.asarray(z['rng/01_rand'], dtype),
   }
   return (
     jnp.asarray(ids, jnp.int32),
-    pictures,
+    images,
     lambda i: jax.tree.map(lambda x: x[slots[i]], draws),
   )
 
@@ -72,10 +72,10 @@ def test_the_originals_losses_and_gradient(theirs, dtype):
   z = theirs['loss_default']
   with jax.enable_x64(dtype == 'float64'):
     logits = nhwc(theirs['loss_logits']['logits']).astype(dtype)
-    ids, pictures, draw_fn = oracle_inputs(z, dtype)
+    ids, images, draw_fn = oracle_inputs(z, dtype)
 
     def total(logits):
-      found = mask_losses.point_losses(logits, ids, pictures, draw_fn, SMALL)
+      found = mask_losses.point_losses(logits, ids, images, draw_fn, SMALL)
       return found.total, found
 
     gradient, found = jax.jit(jax.grad(total, has_aux=True))(logits)
@@ -130,11 +130,11 @@ def test_largest_is_a_sort(k):
   values[0] *= 1e-30
   values[1] = -abs(values[1])
   values[2, 5] = -0.0
-  wanted = np.zeros_like(values)
+  expected = np.zeros_like(values)
   rows = np.argsort(-values, axis=-1)[:, :k]
-  np.put_along_axis(wanted, rows, 1, -1)
+  np.put_along_axis(expected, rows, 1, -1)
   found = mask_losses.largest(jnp.asarray(values), k)
-  np.testing.assert_array_equal(found, wanted)
+  np.testing.assert_array_equal(found, expected)
 
 
 def test_ties_share_what_is_left():

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import noise, samplers, schedules, timesteps as timesteps_lib
+from pix2seqd_jax.diffusion import noise, samplers, schedules
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.diffusion.process import Process
 from pix2seqd_jax.models import model
 from pix2seqd_jax.train import evaluate
@@ -18,7 +19,7 @@ COSINE = Process(schedules.Cosine())
 
 @dataclasses.dataclass(frozen=True)
 class Tiny(model.DiffusionModel):
-  """x_0 of each example is what its picture says, in steps."""
+  """x_0 of each example is what its image says, in steps."""
 
   has_null: bool = True
   process: Process = COSINE
@@ -50,7 +51,7 @@ KEYS = jax.random.split(jax.random.key(0), 2)
 
 def sample(tiny=Tiny(), batch=BATCH, keys=KEYS, **kwargs):
   sampler = evaluate.make_sampler(
-    tiny, grid=timesteps_lib.uniform(3), stepper=samplers.DDIM(), **kwargs
+    tiny, timesteps=timesteps_lib.uniform(3), sampler=samplers.DDIM(), **kwargs
   )
   return sampler({}, batch, keys)
 

@@ -10,7 +10,8 @@ import parity
 import pytest
 from flax import traverse_util
 
-from pix2seqd_jax.diffusion import noise, samplers, timesteps as timesteps_lib
+from pix2seqd_jax.diffusion import noise, samplers
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.models.pix2seq_d import CONDITIONALS, LOSSES, Pix2SeqD
 from pix2seqd_jax.pretrained import pix2seq_tf
 from pix2seqd_jax.types import inputs_only
@@ -18,7 +19,7 @@ from pix2seqd_jax.types import inputs_only
 STATISTICS = 5e-6  # see tests/train/test_step_oracles.py
 TINY = {
   'num_classes': 5,
-  'max_instances': 8,
+  'num_ids': 8,
   'image_size': (32, 32),
   'mask_size': (16, 16),
   'class_bits': 3,
@@ -125,7 +126,7 @@ def make_batch(model, size=3, seed=0):
       jnp.int32,
     ),
     'instance': jnp.asarray(
-      rng.integers(0, model.max_instances, (size, *model.mask_size)), jnp.int32
+      rng.integers(0, model.num_ids, (size, *model.mask_size)), jnp.int32
     ),
     'is_real': jnp.ones(size, bool),
   }
@@ -159,8 +160,8 @@ def sampled(model, params, batch, keys, steps=3):
       p,
       b,
       k,
-      grid=timesteps_lib.uniform(steps),
-      stepper=samplers.STEPPERS['ddim'](),
+      timesteps=timesteps_lib.uniform(steps),
+      sampler=samplers.SAMPLERS['ddim'](),
     )
   )(params, inputs_only(batch), keys)
 
@@ -194,8 +195,8 @@ def test_every_loss_and_condition_traces(conditional, loss_kind):
         params,
         inputs_only(batch),
         keys_of(0, 3),
-        grid=timesteps_lib.uniform(2),
-        stepper=samplers.STEPPERS['ddim'](),
+        timesteps=timesteps_lib.uniform(2),
+        sampler=samplers.SAMPLERS['ddim'](),
       ),
       params,
     )
@@ -221,7 +222,7 @@ def test_a_sample_does_not_depend_on_its_batch(tiny):
   np.testing.assert_allclose(alone[0], together[1], atol=2e-6)
 
 
-def test_sampling_needs_no_labels_and_the_picture_matters(tiny):
+def test_sampling_needs_no_labels_and_the_image_matters(tiny):
   model, params = tiny
   batch, keys = make_batch(model), keys_of(5, 3)
   before = sampled(model, params, batch, keys)
@@ -235,7 +236,7 @@ def test_sampling_needs_no_labels_and_the_picture_matters(tiny):
 
 
 def test_padding_is_painted_over(tiny):
-  """What stands in the padded part of a picture cannot change the mask."""
+  """What stands in the padded part of an image cannot change the mask."""
   model, params = tiny
   batch, keys = make_batch(model), keys_of(5, 3)
   valid = batch['valid'].at[:, 20:].set(False)
@@ -246,7 +247,7 @@ def test_padding_is_painted_over(tiny):
   )
 
 
-def test_several_samples_of_a_picture_lie_side_by_side(tiny):
+def test_several_samples_of_a_image_lie_side_by_side(tiny):
   model, params = tiny
   batch, keys = make_batch(model, size=2), keys_of(5, 2)
   many = jax.jit(
@@ -254,8 +255,8 @@ def test_several_samples_of_a_picture_lie_side_by_side(tiny):
       p,
       b,
       k,
-      grid=timesteps_lib.uniform(2),
-      stepper=samplers.STEPPERS['ddim'](),
+      timesteps=timesteps_lib.uniform(2),
+      sampler=samplers.SAMPLERS['ddim'](),
       num_samples=3,
     )
   )(params, inputs_only(batch), keys)
@@ -282,14 +283,14 @@ def test_labels_survive_encode_and_decode(tiny):
     np.testing.assert_allclose(weight.mean((1, 2)), 1.0, rtol=1e-5)
 
 
-def test_read_out_takes_the_padding_off(tiny):
+def test_postprocess_takes_the_padding_off(tiny):
   model, _ = tiny
   rows = np.repeat(np.arange(16)[:, None], 16, 1).astype(np.int32)
   raw = {'semantic': rows, 'instance': rows, 'score': rows / 16.0}
   meta = {'unpadded': (24, 32), 'size': (48, 64)}
-  found = model.read_out(raw, meta)
+  found = model.postprocess(raw, meta)
   assert found.semantic.shape == found.score.shape == (48, 64)
-  # 24 of 32 rows are picture: 12 of the 16 rows of the mask, 4 pixels each.
+  # 24 of 32 rows are image: 12 of the 16 rows of the mask, 4 pixels each.
   np.testing.assert_array_equal(found.instance[:, 0], np.arange(48) // 4)
 
 
@@ -304,8 +305,8 @@ def test_bfloat16_keeps_parameters_loss_and_bits_in_float32():
       params,
       inputs_only(batch),
       keys_of(0, 3),
-      grid=timesteps_lib.uniform(2),
-      stepper=samplers.STEPPERS['ddim'](),
+      timesteps=timesteps_lib.uniform(2),
+      sampler=samplers.SAMPLERS['ddim'](),
     )
     return params, loss, x_0
 

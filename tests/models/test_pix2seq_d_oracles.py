@@ -28,7 +28,7 @@ def model_of(**changes):
   """No network of it is built here."""
   fields = {
     'num_classes': 133,
-    'max_instances': 101,
+    'num_ids': 101,
     'image_size': (64, 64),
     'mask_size': (32, 32),
     'encoder': {},
@@ -40,7 +40,7 @@ def model_of(**changes):
 
 VIDEO = {
   'num_classes': 19,
-  'max_instances': 50,
+  'num_ids': 50,
   'class_bits': 6,
   'instance_bits': 6,
   'image_size': (64, 96),
@@ -153,7 +153,7 @@ def test_noised_masks_and_the_clock(root):
   parity.check(name, 'gamma', process.schedule.gamma(t), z['gamma'])
 
 
-def test_read_out_to_the_pictures_size(root):
+def test_postprocess_to_the_images_size(root):
   z = oracles.load_npz(root / 'A/io_ddim_s5_td1.npz')
   model = model_of()
   raw = jax.device_get(model.decode({}, jnp.asarray(z['final']), {}))
@@ -161,18 +161,18 @@ def test_read_out_to_the_pictures_size(root):
   for i, theirs in enumerate(z[key]):
     one = {name: leaf[i] for name, leaf in raw.items()}
     meta = {'unpadded': (64, 64), 'size': (64, 64)}
-    read = model.read_out(one, meta)
+    read = model.postprocess(one, meta)
     ours = np.stack([read.semantic, read.instance], -1)
     parity.check('pix2seq/A/io_ddim_s5_td1.npz', key, ours, theirs, 0.0)
 
 
 @pytest.mark.parametrize('kind', ['clean', 'random'])
 @pytest.mark.parametrize('coco', [0, 1])
-def test_read_out_and_majority_vote(root, kind, coco):
+def test_postprocess_and_majority_vote(root, kind, coco):
   """Model and task together: padding off, original size, one class an id."""
   name = 'A/io_postprocess.npz'
   z = oracles.load_npz(root / name)
-  model = model_of(mask_size=(64, 64))  # predictions are at the picture's size
+  model = model_of(mask_size=(64, 64))  # predictions are at the image's size
   task = PanopticTask(
     [Category(i, f'class {i}', False) for i in range(1, 134)],
     min_pixels=int(z['min_pixels']),
@@ -184,7 +184,7 @@ def test_read_out_and_majority_vote(root, kind, coco):
     raw['score'] = np.ones(pred.shape[:2], np.float32)
     meta = {'unpadded': z['unpadded_sizes'][n], 'size': z['orig_sizes'][n]}
     meta = {key: tuple(value.tolist()) for key, value in meta.items()}
-    found = task.refine(model.read_out(raw, meta))
+    found = task.refine(model.postprocess(raw, meta))
     semantic = found.semantic
     if coco:  # the numbers of COCO's files
       table = z['coco_table'][np.maximum(semantic - 1, 0)]

@@ -35,8 +35,8 @@ def test_pairs_are_the_ends_of_the_teachers_paths():
   key = jax.random.key(0)
   one = make(teacher_steps=200)
   x_0, x_1, begin = one.pairs(params, without('semantic'), key)
-  picture = one.encode(params, BATCH, None).condition['latent']
-  np.testing.assert_array_equal(x_1, picture)
+  image = one.encode(params, BATCH, None).condition['latent']
+  np.testing.assert_array_equal(x_1, image)
   np.testing.assert_array_equal(begin, 1)
   assert np.abs(x_0 - x_1).max() > 0.1
 

@@ -6,7 +6,8 @@ import known_flow
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import samplers, timesteps as timesteps_lib
+from pix2seqd_jax.diffusion import samplers
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.models.semantic_dsm import SemanticDSM
 from pix2seqd_jax.types import inputs_only
 
@@ -21,9 +22,9 @@ class Knowing(known_flow.Toy, SemanticDSM):
   seen: list = []
 
   def _unet(self, params, x, time, train, rng):
-    x_t, picture = jnp.split(x, 2, -1)
-    wanted = self.encode(params, BATCH, None).condition['latent']
-    wrong = jnp.abs(picture - wanted).max()  # the picture comes second
+    x_t, image = jnp.split(x, 2, -1)
+    expected = self.encode(params, BATCH, None).condition['latent']
+    wrong = jnp.abs(image - expected).max()  # the image comes second
     jax.debug.callback(lambda t: self.seen.append(float(t[0])), time)
     m = self.process.moment((time + 1) / 1000)
     x_0 = self.target(params, BATCH, KEYS[0])[0]
@@ -34,18 +35,20 @@ class Knowing(known_flow.Toy, SemanticDSM):
 MODEL = Knowing(**{**known_flow.KWARGS, 'perturbation': 0, 'posterior': 'mode'})
 
 
-@pytest.mark.parametrize('stepper', ['ddim', 'ddpm'])
-def test_knowing_the_noise_it_finds_the_mask(stepper):
+@pytest.mark.parametrize('sampler', ['ddim', 'ddpm'])
+def test_knowing_the_noise_it_finds_the_mask(sampler):
   MODEL.seen.clear()
   found = MODEL.sample(
     PARAMS,
     inputs_only(BATCH),
     KEYS,
-    grid=timesteps_lib.Trailing(set_alpha_to_one=True).make(MODEL.process, 4),
-    stepper=samplers.STEPPERS[stepper](),
+    timesteps=timesteps_lib.Trailing(set_alpha_to_one=True).make(
+      MODEL.process, 4
+    ),
+    sampler=samplers.SAMPLERS[sampler](),
   )
-  wanted = MODEL.target(PARAMS, BATCH, KEYS[0])[0]
-  np.testing.assert_allclose(found, wanted, atol=1e-3)
+  expected = MODEL.target(PARAMS, BATCH, KEYS[0])[0]
+  np.testing.assert_allclose(found, expected, atol=1e-3)
   jax.effects_barrier()
   np.testing.assert_allclose(sorted(MODEL.seen), [249, 499, 749, 999])
 
@@ -61,15 +64,15 @@ def test_the_unet_sees_both_latents():
   assert model.unet_net.out_channels == 4
 
 
-def test_it_draws_no_pictures():
+def test_it_draws_no_images():
   given = inputs_only(BATCH, ('semantic',))
-  with pytest.raises(ValueError, match='no way from a mask to a picture'):
+  with pytest.raises(ValueError, match='no way from a mask to an image'):
     MODEL.sample(
       PARAMS,
       given,
       KEYS,
-      grid=timesteps_lib.uniform(2),
-      stepper=samplers.DDIM(),
+      timesteps=timesteps_lib.uniform(2),
+      sampler=samplers.DDIM(),
     )
 
 

@@ -8,7 +8,8 @@ import known_flow
 import numpy as np
 import pytest
 
-from pix2seqd_jax.diffusion import samplers, timesteps as timesteps_lib
+from pix2seqd_jax.diffusion import samplers
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.models import reflow
 from pix2seqd_jax.models.semflow import SemFlow
 from pix2seqd_jax.types import inputs_only
@@ -19,13 +20,13 @@ BATCH = known_flow.batch()
 KEYS = jax.random.split(jax.random.key(0), 2)
 
 
-def sample(model, batch, steps=4, stepper='euler', keys=KEYS, **kwargs):
+def sample(model, batch, steps=4, sampler='euler', keys=KEYS, **kwargs):
   return model.sample(
     PARAMS,
     batch,
     keys,
-    grid=timesteps_lib.uniform(steps),
-    stepper=samplers.STEPPERS[stepper](),
+    timesteps=timesteps_lib.uniform(steps),
+    sampler=samplers.SAMPLERS[sampler](),
     **kwargs,
   )
 
@@ -37,7 +38,7 @@ def given(**more):
 
 
 def test_there_and_back_again():
-  picture = TOY.encode(PARAMS, BATCH, None).condition['latent']
+  image = TOY.encode(PARAMS, BATCH, None).condition['latent']
 
   class Back(known_flow.ToyFlow):
     def start(self, params, batch, keys):
@@ -45,11 +46,11 @@ def test_there_and_back_again():
 
   back = Back(**known_flow.KWARGS)
   errors = []
-  for stepper, steps in (('euler', 50), ('euler', 400), ('heun', 100)):
-    mask = sample(TOY, inputs_only(BATCH), steps, stepper)
-    assert np.abs(mask - picture).max() > 0.1
-    found = sample(back, {**BATCH, 'latent': mask}, steps, stepper)
-    errors.append(float(np.abs(found - picture).max()))
+  for sampler, steps in (('euler', 50), ('euler', 400), ('heun', 100)):
+    mask = sample(TOY, inputs_only(BATCH), steps, sampler)
+    assert np.abs(mask - image).max() > 0.1
+    found = sample(back, {**BATCH, 'latent': mask}, steps, sampler)
+    errors.append(float(np.abs(found - image).max()))
   assert errors[1] < 1e-3 and errors[2] < 1e-4
   assert errors[1] < errors[0] / 6  # of the first order
 
@@ -64,7 +65,7 @@ def test_segmentation_reads_no_label_and_draws_nothing():
   np.testing.assert_array_equal(found[::2], other)
 
 
-def test_pictures_of_a_mask_differ_by_its_perturbation_alone():
+def test_images_of_a_mask_differ_by_its_perturbation_alone():
   found = sample(TOY, given(), num_samples=3)
   assert found.shape == (6, 4, 4, 4)
   spread = np.ptp(found[:3], axis=0).max()
@@ -98,7 +99,7 @@ def test_the_target_is_the_mask_moved_within_its_perturbation():
   np.testing.assert_allclose(still[0, 0, 3, :3], anchors[4] / 2, atol=1e-6)
   moved = np.abs(x_0 - still)[..., :3]
   assert 0 < moved.max() <= TOY.perturbation / 127.5 / 2
-  # The same picture, painted by the host.
+  # The same image, painted by the host.
   painted = BATCH | {'colors': TOY.palette.paint(np.asarray(BATCH['semantic']))}
   del painted['semantic']
   same, _ = TOY.target(PARAMS, painted, jax.random.key(0))
@@ -127,14 +128,14 @@ def test_the_networks_clock_runs_the_other_way():
       return jnp.zeros_like(x)
 
   watched = Watched(**known_flow.KWARGS)
-  for batch, wanted in (
+  for batch, expected in (
     (inputs_only(BATCH), [0, 250, 500, 750]),
     (given(), [1000, 750, 500, 250]),
   ):
     seen.clear()
     jax.block_until_ready(sample(watched, batch))
     jax.effects_barrier()
-    np.testing.assert_allclose(seen, wanted, atol=1e-3)
+    np.testing.assert_allclose(seen, expected, atol=1e-3)
 
 
 def test_latents_from_the_cache_are_modes():
@@ -148,29 +149,29 @@ def test_latents_from_the_cache_are_modes():
   assert np.std(drawn.condition['latent'] - mode.condition['latent']) > 0.3
 
 
-def test_read_out_at_the_original_size():
+def test_postprocess_at_the_original_size():
   meta = {'unpadded': (8, 4), 'size': (16, 8)}
   semantic = np.repeat(np.int32([[1] * 3 + [4] * 5]), 8, 0)
   raw = {'semantic': semantic, 'score': np.ones((8, 8), np.float32)}
-  found = TOY.read_out(raw, meta)
-  wanted = np.repeat(np.int32([[1] * 6 + [4] * 2]), 16, 0)
-  np.testing.assert_array_equal(found.semantic, wanted)
-  np.testing.assert_array_equal(found.instance, wanted)
+  found = TOY.postprocess(raw, meta)
+  expected = np.repeat(np.int32([[1] * 6 + [4] * 2]), 16, 0)
+  np.testing.assert_array_equal(found.semantic, expected)
+  np.testing.assert_array_equal(found.instance, expected)
   assert found.score.shape == (16, 8) and found.image is None
   colors = TOY.palette.colors[semantic] / np.float32(127.5) - 1
-  found = TOY.read_out({'colors': colors}, meta)
+  found = TOY.postprocess({'colors': colors}, meta)
   # Between two colours there may be a third.
   np.testing.assert_array_equal(found.semantic[:, [0, 4, 7]], [[1, 1, 4]] * 16)
   image = np.full((8, 8, 3), 1.999 / 255)
-  drawn = TOY.read_out({'image': image}, meta)
+  drawn = TOY.postprocess({'image': image}, meta)
   assert drawn.image.shape == (8, 4, 3) and (drawn.image == 1).all()
   assert not drawn.semantic.any()
-  both = TOY.read_out({'image': image, **raw}, meta)
+  both = TOY.postprocess({'image': image, **raw}, meta)
   assert both.image.shape == (8, 4, 3)
-  np.testing.assert_array_equal(both.semantic, wanted)
+  np.testing.assert_array_equal(both.semantic, expected)
 
 
-def test_colours_and_labels_are_of_the_same_picture():
+def test_colours_and_labels_are_of_the_same_image():
   labels = SemFlow(**known_flow.KWARGS)
   colors = SemFlow(**known_flow.KWARGS, resize='colors')
   image = labels.image_net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
@@ -178,8 +179,8 @@ def test_colours_and_labels_are_of_the_same_picture():
   x_0 = jax.random.normal(jax.random.key(1), (2, *labels.latent_shape))
   classes, made = (model.decode(params, x_0, {}) for model in (labels, colors))
   assert set(made) == {'colors'} and made['colors'].shape == (2, 8, 8, 3)
-  wanted = labels.palette.nearest(made['colors'])
-  np.testing.assert_array_equal(classes['semantic'], wanted[0])
+  expected = labels.palette.nearest(made['colors'])
+  np.testing.assert_array_equal(classes['semantic'], expected[0])
 
 
 def toy(**changes):
@@ -229,7 +230,7 @@ def test_bad_arguments_are_named(changes, message):
     ('net/unet', {'latent_scale': 0.5}, True),
     ('frozen/teacher', {'anchors': {'levels': 3, 'spacing': 9}}, False),
     ('frozen/image', {'masks': {'anchors': {'levels': 3}}}, True),
-    ('frozen/image', {'latent_scale': 0.5}, False),  # of pictures alone
+    ('frozen/image', {'latent_scale': 0.5}, False),  # of images alone
     ('frozen/prompt', {'latent_scale': 0.5}, False),
     ('net/unet', {'latent_scale': 0.18215, 'anchors': {}}, False),
     ('net/unet', {'anchors': {'levels': 6, 'spacing': 50}}, False),
@@ -260,17 +261,17 @@ def test_a_teacher_of_another_meaning_is_refused():
       model.check_origin('x', target, {'model': {'latent_scale': 0.7}})
 
 
-def test_noise_in_place_of_the_picture_is_refused():
-  for stepper in (samplers.DDPM(), samplers.DDIM(eta=0.5)):
+def test_noise_in_place_of_the_image_is_refused():
+  for sampler in (samplers.DDPM(), samplers.DDIM(eta=0.5)):
     with pytest.raises(ValueError, match='do not begin in noise'):
       TOY.sample(
         *(PARAMS, inputs_only(BATCH), KEYS),
-        grid=timesteps_lib.uniform(4),
-        stepper=stepper,
+        timesteps=timesteps_lib.uniform(4),
+        sampler=sampler,
       )
   euler = sample(TOY, inputs_only(BATCH))
   np.testing.assert_allclose(
-    sample(TOY, inputs_only(BATCH), stepper='ddim'), euler, atol=1e-6
+    sample(TOY, inputs_only(BATCH), sampler='ddim'), euler, atol=1e-6
   )
 
 
@@ -278,7 +279,7 @@ def test_classes_that_would_be_lost_are_told():
   with pytest.warns(UserWarning, match="void's white"):
     toy(
       num_classes=8,
-      max_instances=9,
+      num_ids=9,
       anchors={'levels': 2, 'spacing': 250},
       perturbation=75.0,
     )
@@ -303,7 +304,7 @@ def test_a_mask_that_is_given_whole_is_not_noised():
   with pytest.raises(ValueError, match='strength'):
     run(strength=0.5)
   with pytest.raises(ValueError, match='draws fresh noise'):
-    run(stepper='ddpm')
+    run(sampler='ddpm')
 
 
 def test_the_times_of_training():

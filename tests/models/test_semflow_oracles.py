@@ -12,7 +12,8 @@ import parity
 import pytest
 from flax import traverse_util
 
-from pix2seqd_jax.diffusion import samplers, timesteps as timesteps_lib
+from pix2seqd_jax.diffusion import samplers
+from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.encoding import anchors
 from pix2seqd_jax.models.semflow import SemFlow
 from pix2seqd_jax.pretrained import mapping, part, sd_unet, sd_vae, torch_files
@@ -78,7 +79,7 @@ def original(shared):
   }
   model = Compiled(
     num_classes=len(meta['celeb_classes']),
-    max_instances=20,
+    num_ids=20,
     image_size=(64, 64),
     mask_size=(64, 64),
     unet={
@@ -105,7 +106,7 @@ def _precise():
 
 
 def batch_of(z):
-  """The original's pictures and label maps, as a batch of ours."""
+  """The original's images and label maps, as a batch of ours."""
   image = (nhwc(z['image']) + 1) / 2
   ids = z['gt'].astype(np.int32)
   return {
@@ -188,16 +189,16 @@ def _check_step(check, z, kind, rows, net, gradients):
       (f'grad/{name}', gradients[name], BOUND),
       (f'after/{name}', after, 1e-6),
     ):
-      wanted = z[f'{kind}/{key}'].shape
+      expected = z[f'{kind}/{key}'].shape
       check(
-        key, mapping.to_theirs(np.asarray(value), row.layout, wanted), bound
+        key, mapping.to_theirs(np.asarray(value), row.layout, expected), bound
       )
 
 
 def _check(z, kind, key, ours, bound=BOUND):
   key = f'{kind}/{key}'
-  wanted = nhwc(z[key]) if z[key].shape == (2, 4, 8, 8) else z[key]
-  parity.check(ORACLE, key, ours, wanted, bound)
+  expected = nhwc(z[key]) if z[key].shape == (2, 4, 8, 8) else z[key]
+  parity.check(ORACLE, key, ours, expected, bound)
 
 
 def test_both_ways(original):
@@ -213,11 +214,11 @@ def test_both_ways(original):
           params,
           batch | told,
           keys,
-          grid=timesteps_lib.SemFlow().make(model.process, steps),
-          stepper=samplers.Euler(),
+          timesteps=timesteps_lib.SemFlow().make(model.process, steps),
+          sampler=samplers.Euler(),
         )
-      wanted = nhwc(z[f'sample_{way}/steps{steps}_final'])
-      parity.check(ORACLE, f'{way} {steps}', found[way], wanted, BOUND)
+      expected = nhwc(z[f'sample_{way}/steps{steps}_final'])
+      parity.check(ORACLE, f'{way} {steps}', found[way], expected, BOUND)
   _check_decoded(model, params, found['seg'], z)
 
 
@@ -225,12 +226,12 @@ def _check_decoded(model, params, latent, z):
   variables = {'params': params['frozen']['image']}
   decode = quick(functools.partial(model.image_net.apply, method='decode'))
   made = decode(variables, latent / model.latent_scale)
-  wanted = nhwc(z['vae_decode_of_seg25'])
-  parity.check(ORACLE, 'decode of seg', made, wanted, BOUND)
+  expected = nhwc(z['vae_decode_of_seg25'])
+  parity.check(ORACLE, 'decode of seg', made, expected, BOUND)
   image = np.clip((np.asarray(made) + 1) / 2, 0, 1)
   meta = {'unpadded': (64, 64), 'size': (64, 64)}
   for ours, theirs in zip(image, z['l2i_bgr_u8'], strict=True):
-    ours = model.read_out({'image': ours}, meta).image[..., ::-1]
+    ours = model.postprocess({'image': ours}, meta).image[..., ::-1]
     off = np.abs(ours.astype(int) - theirs)
     # Cut to whole levels, not rounded, which half of them would show.
     assert off.max() <= 1 and np.mean(off > 0) < 1e-2

@@ -140,10 +140,10 @@ TABLES = {
 
 @pytest.mark.parametrize('name', TABLES)
 def test_the_standard_models_tables(name):
-  one, wanted, table = TABLES[name]
+  one, expected, table = TABLES[name]
   shapes = {k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in table.items()}
   module, plan = part.plan(one, shapes)
-  assert module == wanted
+  assert module == expected
   assert len(plan.rows) == len(table) == {'text': 196, 'B/32': 398}[name]
   found = {entry.name: entry.shape for entry in part.entries(one, module)}
   assert found == table
@@ -185,8 +185,8 @@ def test_the_text_tower_out_of_a_whole_clip():
   config = clip.config(BOTH)
   module, plan = part.plan(clip.TEXT, found, config)
   assert module == CLIPText(**BOTH.text)
-  wanted = variables(clip.CLIP, BOTH)['params']['text_model']
-  same(plan.tree(found)['params'], wanted)
+  expected = variables(clip.CLIP, BOTH)['params']['text_model']
+  same(plan.tree(found)['params'], expected)
   with pytest.raises(ValueError, match=r'missing: vision_model\.embeddings'):
     part.plan(clip.CLIP, theirs(clip.TEXT, TEXT), config)
 

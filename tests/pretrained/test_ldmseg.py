@@ -151,14 +151,14 @@ def test_the_way_back_gives_the_same_bytes(ours, tmp_path, name):
   back = load_file(tmp_path / 'back' / PARTS[name].file)
   # It was not kept: their own code does not read this part.
   left_out = {'post_quant_conv.weight', 'post_quant_conv.bias'}
-  wanted = {
+  expected = {
     k.removeprefix(f'{name}.'): v
     for k, v in theirs().items()
     if k.startswith(f'{name}.')
   }
-  wanted = {k: v for k, v in wanted.items() if k not in left_out}
-  assert back.keys() == wanted.keys()
-  for key, value in wanted.items():
+  expected = {k: v for k, v in expected.items() if k not in left_out}
+  assert back.keys() == expected.keys()
+  for key, value in expected.items():
     assert back[key].dtype == value.dtype
     assert back[key].tobytes() == value.tobytes()
 
@@ -230,21 +230,21 @@ def test_the_first_convolution_grows_as_in_the_original(shared, tmp_path):
       'bias': arrays[f'{name}.bias'],
     }
 
-  before, wanted = layer('conv_in_before'), layer(how)
+  before, expected = layer('conv_in_before'), layer(how)
   weights.save_params(tmp_path, 0, {'net': {'unet': {'conv_in': before}}})
-  blank = jax.tree.map(np.zeros_like, {'net': {'unet': {'conv_in': wanted}}})
+  blank = jax.tree.map(np.zeros_like, {'net': {'unet': {'conv_in': expected}}})
   blank |= {'stats': {}, 'frozen': {}}
   entry = (str(tmp_path), 'net/unet', 'net/unet', 'grow')
   found, report = weights.init_from(blank, (entry,))
   jax.tree.map(
-    np.testing.assert_array_equal, found['net']['unet']['conv_in'], wanted
+    np.testing.assert_array_equal, found['net']['unet']['conv_in'], expected
   )
   assert 'grown: net/unet/conv_in/kernel' in report
 
 
 @pytest.mark.parametrize('has_config', [True, False])
 def test_stable_diffusion_without_its_text(tmp_path, has_config):
-  """Cross-attention, its norms and the decoder of pictures stay behind."""
+  """Cross-attention, its norms and the decoder of images stay behind."""
   unet = TINY['unet'].clone(in_channels=4, context_dim=768)
   vae = TINY['vae_image'].clone(parts=('encoder', 'decoder'))
   family = sources.named('sd15')
@@ -341,9 +341,9 @@ def test_with_a_recipe_it_is_a_work_directory(file, ours, tmp_path):
   command.convert_parts('ldmseg', file, out, **with_recipe)
   experiment = workdir.load(out)
   assert [c.name for c in experiment.categories] == ['cat', 'dog']
-  wanted = weights.load_params(ours)
+  expected = weights.load_params(ours)
   found = weights.load_params(out)
-  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
   params = jax.eval_shape(experiment.model.init, jax.random.key(0), None)
   assert jax.tree.map(np.shape, found) == jax.tree.map(
     lambda leaf: leaf.shape, params

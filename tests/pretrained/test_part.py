@@ -62,8 +62,8 @@ def test_shapes_are_told_by_our_variables_too():
   found = part.shapes_of(toy.PART, toy.variables(toy.Net(width=4, depth=2)))
   module = toy.PART.module(found, None)
   assert (module.width, module.depth) == (4, 2)
-  wanted = {e.name for e in part.entries(toy.PART, module)}
-  assert wanted == found.keys()
+  expected = {e.name for e in part.entries(toy.PART, module)}
+  assert expected == found.keys()
 
 
 def test_one_error_lists_all():

@@ -1,4 +1,4 @@
-"""The networks that pictures are judged by, with weights that are random."""
+"""The networks that images are judged by, with weights that are random."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def test_a_distance_that_grows(plain):
   assert (np.diff(np.stack(rows), axis=0) > 0).all()
 
 
-def test_pictures_that_are_split_over_devices(plain):
+def test_images_that_are_split_over_devices(plain):
   mesh = jax.make_mesh((2,), ('data',))
   where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
   x = signed_images(0, 4)
@@ -61,8 +61,8 @@ def test_weights_of_files(plain, tmp_path):
   ours = perceptual.Features(lpips=str(tmp_path))
   assert (ours.network, ours.is_trained) == ('vgg', True)
   one, two = signed_images(0), signed_images(1)
-  wanted = perceptual._distance(variables, one, two)
-  np.testing.assert_allclose(ours.distance(one, two), wanted, rtol=1e-4)
+  expected = perceptual._distance(variables, one, two)
+  np.testing.assert_allclose(ours.distance(one, two), expected, rtol=1e-4)
   assert not np.allclose(ours.embed(one), plain.embed(one), rtol=1e-2)
 
 
@@ -78,7 +78,7 @@ def test_inception_of_a_file_is_what_fid_takes(monkeypatch):
     sources, 'find', lambda source, path, only: {only: Found()}
   )
   monkeypatch.setattr(
-    features,
+    perceptual,
     '_inception',
     lambda variables, images: images.mean() * variables['params']['x'],
   )

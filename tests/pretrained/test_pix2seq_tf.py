@@ -15,7 +15,7 @@ from pix2seqd_jax.pretrained import pix2seq_tf
 
 @pytest.fixture(scope='module')
 def table(shared):
-  """{name: (shape, is trainable)} of the released recipe, 765 variables."""
+  """{name: (shape, is trainable)} of the released config, 765 variables."""
   with (shared / 'methods' / 'pix2seqd_tf_vars.tsv').open() as f:
     rows = list(csv.reader(f, delimiter='\t'))[1:]
   return {
@@ -26,7 +26,7 @@ def table(shared):
 
 @pytest.fixture(scope='module')
 def released():
-  """Our tree of the released recipe, as shapes."""
+  """Our tree of the released config, as shapes."""
   modules = oracles.Modules(
     Encoder(), TopDownMerge(), TransUNet(), (64, 64), (32, 32), 16, 0
   )
@@ -139,7 +139,7 @@ def beside(names):
   }
 
 
-def test_a_whole_checkpoint_of_the_released_recipe(table, released):
+def test_a_whole_checkpoint_of_the_released_config(table, released):
   shapes = {name: shape for name, (shape, _) in table.items()}
   averaged = {name.replace('/', '_ema/', 1): shapes[name] for name in shapes}
   variables = checkpoint_of(averaged, averaged)

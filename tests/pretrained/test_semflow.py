@@ -32,7 +32,7 @@ def traced_once():
 
 
 def recipe_of(folder):
-  """The small recipe, attending to a prompt; its start is in `folder`."""
+  """The small config, attending to a prompt; its start is in `folder`."""
   config = semflow_shapes.get_config('smoke')
   config.model.prompt_tokens = TOKENS
   config.model.unet = {**config.model.unet, 'context_dim': 6}

@@ -53,8 +53,8 @@ def test_the_originals_own_checkpoint(tf, shared, name):
       continue
     found = made.tree(variables)
     theirs = oracles.load_npz(folder / f'weights_{kind}.npz')
-    wanted = pix2seq_tf.convert(theirs, params, ema=ema)
-    np.testing.assert_equal(found, wanted)
+    expected = pix2seq_tf.convert(theirs, params, ema=ema)
+    np.testing.assert_equal(found, expected)
 
 
 def _nested(tf, variables):

@@ -92,10 +92,10 @@ FULL = {
 
 @pytest.mark.parametrize('name', FULL)
 def test_the_authors_checkpoints_are_told_by_their_shapes(name):
-  wanted, names, number = FULL[name]
+  expected, names, number = FULL[name]
   structs = {k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in names.items()}
   module, plan = part.plan(uvit.PART, structs)
-  assert module == wanted
+  assert module == expected
   assert len(plan.rows) == len(names) == number
   found = {e.name: e.shape for e in part.entries(uvit.PART, module)}
   assert found == names
@@ -104,10 +104,10 @@ def test_the_authors_checkpoints_are_told_by_their_shapes(name):
 def test_the_originals_own_table(shared):
   path = shared / 'oracles' / 'uvit' / 'meta.json'
   meta = json.loads(path.read_text())['t2i_a']
-  wanted = {k: tuple(v) for k, v in meta['param_shapes'].items()}
-  module = uvit.module(wanted, meta['config'])
+  expected = {k: tuple(v) for k, v in meta['param_shapes'].items()}
+  module = uvit.module(expected, meta['config'])
   found = {e.name: e.shape for e in part.entries(uvit.PART, module)}
-  assert found == wanted
+  assert found == expected
   # Their config and ours say the same.
   ours = uvit.config(module)
   assert ours.pop('name') == 'uvit_t2i'

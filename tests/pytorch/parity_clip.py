@@ -226,5 +226,5 @@ def test_the_published_sizes(name):
   one = SOURCES[kind][-1]
   module, _ = part.plan(one, torch_models.sizes(shapes), config.to_dict())
   spelled = part.spell(one, shapes)
-  wanted = {spelled[key]: shape for key, shape in shapes.items()}
-  assert torch_models.table(one, module) == wanted
+  expected = {spelled[key]: shape for key, shape in shapes.items()}
+  assert torch_models.table(one, module) == expected

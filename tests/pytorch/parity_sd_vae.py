@@ -55,7 +55,7 @@ def model_of(name):
 
 @functools.cache
 def ours(module, kind):
-  """Moments of a picture and pictures of a latent."""
+  """Moments of an image and images of a latent."""
   module = module.clone(dtype=kind)
 
   def function(variables, x, z):

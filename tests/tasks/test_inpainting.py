@@ -9,7 +9,7 @@ from toy_inpainting import toy_experiment
 from pix2seqd_jax import types
 from pix2seqd_jax.encoding import panoptic_ids
 from pix2seqd_jax.registry import TASKS
-from pix2seqd_jax.tasks.inpainting import CompletionTask, paste
+from pix2seqd_jax.tasks.inpainting import InpaintingTask, paste
 from pix2seqd_jax.train import evaluate, sharding
 
 CATEGORIES = (types.Category(1, 'any', True), types.Category(2, 'sky', False))
@@ -17,7 +17,7 @@ SIZE = (12, 16)
 
 
 def task(**kwargs):
-  return CompletionTask(CATEGORIES, **{'class_agnostic': True, **kwargs})
+  return InpaintingTask(CATEGORIES, **{'class_agnostic': True, **kwargs})
 
 
 def truth(num=3):
@@ -127,18 +127,18 @@ def test_what_is_not_held_is_only_where_sampling_starts():
 
 
 def test_pasted_at_the_original_size():
-  """Padded 24 x 32, of which 24 x 20 is picture; original 48 x 40."""
+  """Padded 24 x 32, of which 24 x 20 is image; original 48 x 40."""
   made = task(drop_rate=0.5, block_size=4)
   raw, told = predict(made)
   one = jax.tree.map(lambda leaf: np.asarray(leaf)[0], raw)
   meta = {'unpadded': (24, 20), 'size': (48, 40)}
   blank = np.zeros(meta['size'], np.int32)
   found = made.paste(types.Segmentation(blank, blank), one, meta)
-  wanted = panoptic_ids.resize_nearest(
+  expected = panoptic_ids.resize_nearest(
     np.asarray(told['instance'][0])[:, :10], (48, 40)
   )
-  np.testing.assert_array_equal(found.instance, wanted)
-  np.testing.assert_array_equal(found.semantic, wanted > 0)
+  np.testing.assert_array_equal(found.instance, expected)
+  np.testing.assert_array_equal(found.semantic, expected > 0)
   same = types.Segmentation(blank, blank)
   assert task(keep_given=False).paste(same, {}, meta) is same
 
@@ -161,7 +161,7 @@ def test_classes_of_what_is_pasted():
 class Echo:
   """A model that says what it is given, on a background of segment 3."""
 
-  def read_out(self, raw, meta):
+  def postprocess(self, raw, meta):
     ids = panoptic_ids.resize_nearest(raw['ids'], meta['size'])
     return types.Segmentation(np.ones_like(ids), ids)
 
@@ -207,7 +207,7 @@ def test_the_evaluation_loop_pastes(keep):
     ({'drop_rate': 1.1}, r'drop_rate=1.1 must lie in \[0, 1\]'),
     ({'drop_rate': float('nan')}, 'drop_rate=nan'),
     ({'pixels': -0.1}, r'pixels=-0.1 must lie in \[0, 1\]'),
-    ({'split_things': True}, 'set it False for completion'),
+    ({'split_things': True}, 'set it False for inpainting'),
     ({'min_pixels': -1}, 'min_pixels=-1'),
   ],
 )
@@ -217,12 +217,12 @@ def test_bad_arguments(kwargs, message):
 
 
 def test_it_is_registered():
-  assert TASKS['completion'] is CompletionTask
+  assert TASKS['inpainting'] is InpaintingTask
 
 
 def test_eight_devices_are_one():
   experiment = toy_experiment(doubt=0.3)
-  asked = CompletionTask(
+  asked = InpaintingTask(
     CATEGORIES, class_agnostic=True, merge_stuff=False, block_size=4
   )
   batches = list(experiment.eval_batches(8))
@@ -239,8 +239,8 @@ def test_eight_devices_are_one():
       batches,
       sample_fn=evaluate.make_sampler(
         experiment.model,
-        grid=experiment.grid(2),
-        stepper=experiment.stepper,
+        timesteps=experiment.timesteps(2),
+        sampler=experiment.sampler,
         mesh=where,
       ),
       mesh=where,

@@ -58,7 +58,7 @@ def test_majority_vote_of_the_original(shared, case, min_pixels):
 
 @pytest.mark.parametrize('kind', ['clean', 'random'])
 @pytest.mark.parametrize('coco', [0, 1])
-def test_whole_read_out_of_the_original(shared, kind, coco):
+def test_whole_postprocess_of_the_original(shared, kind, coco):
   folder = shared / 'oracles' / 'pix2seq' / 'A'
   maps = np.load(folder / 'io_postprocess.npz')
   refiner = PanopticTask(
@@ -128,7 +128,7 @@ def test_segments_are_named_in_order_with_their_mean_score():
   np.testing.assert_array_equal(ids == 0, refined.semantic == 0)
   for s in segments:
     where = ids == s.id
-    assert np.unique(refined.semantic[where]).tolist() == [s.category]
+    assert np.unique(refined.semantic[where]).tolist() == [s.class_id]
     assert len(np.unique(refined.instance[where])) == 1
     assert s.score == pytest.approx(refined.score[where].mean(), rel=1e-6)
   assert ids.dtype == np.int32
@@ -138,7 +138,7 @@ def test_segments_are_named_in_order_with_their_mean_score():
 def test_segments_of_void_and_of_maps_without_ids(semantic):
   maps = segmentation(semantic, [[0, 0]])
   ids, segments = task().segments(maps)
-  classes = [0, *(s.category for s in segments)]
+  classes = [0, *(s.class_id for s in segments)]
   np.testing.assert_array_equal(np.array(classes)[ids], semantic)
   assert all(s.score is None for s in segments)
 
@@ -231,7 +231,7 @@ def test_split_things_cuts_ids_at_gaps():
   for split, things in ((False, 2), (True, 3)):
     task = PanopticTask(categories, split_things=split)
     ids, segments = task.segments(task.refine(found))
-    assert sum(s.category == 1 for s in segments) == things
-    assert sum(s.category == 2 for s in segments) == 1
+    assert sum(s.class_id == 1 for s in segments) == things
+    assert sum(s.class_id == 2 for s in segments) == 1
     np.testing.assert_array_equal(task.refine(found).semantic, semantic)
   assert ids[1, 1] != ids[5, 6]

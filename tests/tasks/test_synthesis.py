@@ -1,4 +1,4 @@
-"""Pictures from masks: what the model is told, and what is counted."""
+"""Images from masks: what the model is told, and what is counted."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ class Painter:
   def __init__(self, noise):
     self.noise = noise
 
-  def sample(self, params, batch, keys, *, grid, stepper, num_samples=1):
+  def sample(self, params, batch, keys, *, timesteps, sampler, num_samples=1):
     if 'given' not in batch:
       return batch['image'] / 255
     noise = batch['given'].get('perturbation', self.noise)
@@ -55,13 +55,13 @@ class Painter:
     classes = jnp.round(x_0[..., 0] / 0.2).astype(jnp.int32)
     return {'semantic': jnp.clip(classes, 0, 3)}
 
-  def read_out(self, raw, meta):
+  def postprocess(self, raw, meta):
     image = np.floor(255 * raw['image']).astype(np.uint8)
     return types.Segmentation(raw['semantic'], raw['semantic'], image=image)
 
 
 def batches(sizes=(NUM, NUM), size=SIZE):
-  """Masks and the pictures that Painter(0) makes of them, cut to 8 bits."""
+  """Masks and the images that Painter(0) makes of them, cut to 8 bits."""
   rng = np.random.default_rng(0)
   for start, num in enumerate(sizes):
     semantic = rng.integers(1, 4, (num, size, size), np.int32)
@@ -84,7 +84,7 @@ def batches(sizes=(NUM, NUM), size=SIZE):
 
 
 def run(model, task, **kwargs):
-  sample_fn = evaluate.make_sampler(model, grid=None, stepper=None)
+  sample_fn = evaluate.make_sampler(model, timesteps=None, sampler=None)
   return evaluate.evaluate(
     model, task, {}, batches(), sample_fn=sample_fn, progress=False, **kwargs
   )
@@ -97,7 +97,7 @@ def test_the_truth_itself_is_perfect():
     assert found[name] == 0
   assert found['resegmentation_miou'] == 1
   assert found['resegmentation_iou_class/c2'] == 1
-  assert 'miou' not in found  # that is of the true pictures' segmentation
+  assert 'miou' not in found  # that is of the true images' segmentation
 
 
 def test_samples_differ_by_their_keys_and_are_measured_pair_by_pair():
@@ -122,7 +122,7 @@ def predict():
 
   def call(task, **changes):
     first = types.inputs_only(next(iter(batches())), task.given) | changes
-    sampler = evaluate.make_sampler(Painter(0), grid=None, stepper=None)
+    sampler = evaluate.make_sampler(Painter(0), timesteps=None, sampler=None)
     seen = []
 
     def sample_fn(batch, keys):
@@ -135,7 +135,7 @@ def predict():
   return call
 
 
-def test_the_model_sees_the_mask_and_not_the_picture(predict):
+def test_the_model_sees_the_mask_and_not_the_image(predict):
   task = SynthesisTask(CATEGORIES, Features(), perturbation=0.25)
   raw, (*told, again) = predict(task)
   assert len(told) == 2

@@ -13,8 +13,8 @@ from pix2seqd_jax.train import augment
 NAMES = ('brightness', 'contrast', 'saturation', 'hue')
 
 
-def _pictures(count=24, size=(20, 24)):
-  """Pictures with flat, gray and black parts, padded at the bottom."""
+def _images(count=24, size=(20, 24)):
+  """Images with flat, gray and black parts, padded at the bottom."""
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (count, *size, 3), np.uint8)
   image[:, :4] = rng.integers(0, 256, (count, 1, 1, 1))  # gray
@@ -42,12 +42,12 @@ def _on_host(image, valid, drawn):
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
 def test_random_jitters_are_the_hosts(dtype):
-  image, valid = _pictures()
+  image, valid = _images()
   if dtype == np.float32:
     image = (image / 255).astype(np.float32)
   rng = np.random.default_rng(3)
   drawn = np.stack([color.draw(1.0, rng) for _ in image])
-  # Every operation is done, in many orders; some pictures turn gray.
+  # Every operation is done, in many orders; some images turn gray.
   assert {*drawn[:, :8:2].ravel()} >= {0, 1, 2, 3} and drawn[:, 8].any()
   theirs = _on_host(image, valid, drawn)
   ours = np.asarray(jax.jit(augment.jitter)(image, valid, drawn))
@@ -61,7 +61,7 @@ def test_random_jitters_are_the_hosts(dtype):
 
 @pytest.mark.parametrize('number', range(4))
 def test_each_operation_is_the_hosts(number):
-  image, valid = _pictures(4)
+  image, valid = _images(4)
   for amount in (0.0, 0.3, 1.0, 1.8) if number < 3 else (-0.2, 0.0, 0.1, 0.2):
     drawn = np.tile(
       np.array([number, amount, *[-1, 0] * 3, 0], np.float32), (4, 1)
@@ -72,7 +72,7 @@ def test_each_operation_is_the_hosts(number):
 
 
 def test_a_step_sees_no_draws_and_counts_the_skipped():
-  image, valid = _pictures(3)
+  image, valid = _images(3)
   batch = {'image': image, 'valid': valid, 'semantic': np.zeros((3, 2, 2))}
   same, scalars = augment.prepare(batch)
   assert set(same) == set(batch) and not scalars
@@ -86,7 +86,7 @@ def test_a_step_sees_no_draws_and_counts_the_skipped():
   np.testing.assert_array_equal(made['image'], image)
 
 
-def test_a_pipeline_that_leaves_color_to_the_device_gives_the_hosts_pictures():
+def test_a_pipeline_that_leaves_color_to_the_device_gives_the_hosts_images():
   def run(where):
     pairs = (
       ('scale_jitter', {'size': 16, 'scale': (1.0, 2.0)}),
@@ -94,7 +94,7 @@ def test_a_pipeline_that_leaves_color_to_the_device_gives_the_hosts_pictures():
       ('random_flip', {}),
       ('color_jitter', {'strength': 1.0, 'where': where}),
       ('pad', {'size': 16}),
-      ('labels', {'size': 8, 'max_instances': 9}),
+      ('labels', {'size': 8, 'num_ids': 9}),
     )
     source = shapes.Shapes(num_examples=8, size=(16, 20))
     return next(

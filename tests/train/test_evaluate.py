@@ -69,7 +69,9 @@ def params(model):
 
 
 def run(model, params, batches, task=None, mesh=None, seed=0, **kwargs):
-  sample_fn = evaluate.make_sampler(model, grid=None, stepper=None, mesh=mesh)
+  sample_fn = evaluate.make_sampler(
+    model, timesteps=None, sampler=None, mesh=mesh
+  )
   return evaluate.evaluate(
     model,
     task or Task(),

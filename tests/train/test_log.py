@@ -59,7 +59,7 @@ def test_stdout_lines_are_aligned():
   assert first.endswith('1:02:05') and '0.1235' in second
 
 
-def test_pictures_of_another_shape_are_refused(tmp_path):
+def test_images_of_another_shape_are_refused(tmp_path):
   writer = log.TensorBoardWriter(tmp_path)
   with pytest.raises(ValueError, match='1, 3 or 4 channels'):
     writer.write_images(0, {'x': np.zeros((4, 4))})

@@ -134,7 +134,7 @@ def test_log_lines_are_means_and_speeds(setup):
   np.testing.assert_allclose(
     row['images_per_second'], 8 * row['steps_per_second'], rtol=1e-6
   )
-  assert 0 <= row['data_wait_share'] <= 1
+  assert 0 <= row['data_wait_fraction'] <= 1
 
 
 class TurnsNaN(Toy):

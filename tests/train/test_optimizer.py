@@ -27,7 +27,7 @@ def oracle(shared):
   return np.load(shared / 'oracles' / 'pix2seq' / 'pure' / 'optim.npz')
 
 
-# Oracle tables 3 and 4 are 'cosine@0.8' and 'exp@0.1', which no recipe of
+# Oracle tables 3 and 4 are 'cosine@0.8' and 'exp@0.1', which no config of
 # this paper uses.
 @pytest.mark.parametrize('table', [0, 1, 2, 5])
 def test_schedules_are_the_originals(oracle, table):
@@ -44,7 +44,7 @@ def test_schedules_are_the_originals(oracle, table):
   np.testing.assert_allclose(rates, oracle[f'lr_{table}'], rtol=3e-6, atol=1e-9)
 
 
-def test_the_recipe_of_the_paper():
+def test_the_config_of_the_paper():
   # Sheet 5: 184,824 steps, 1,155 of warm-up, 1e-4 to a tenth of it.
   schedule = optimizer.make_schedule(
     'linear', base=1e-4, warmup_steps=1155, total_steps=184824, end_factor=0.1

@@ -1,6 +1,6 @@
 """Three training steps of the original, through our step and optimizer.
 
-From its weights, moments and counter, with its pictures, times and noise: the
+From its weights, moments and counter, with its images, times and noise: the
 loss, the clipped AdamW update, the average and the running statistics of the
 original's own train_step (github.com/google-research/pix2seq).
 """
@@ -80,22 +80,22 @@ def their_state(tx, params, averaged, arrays, mesh):
 
 
 def their_optimizer(config):
-  wanted = config['full']['optimization']
+  expected = config['full']['optimization']
   rate = optimizer.make_schedule(
-    wanted['learning_rate_schedule'],
-    base=wanted['learning_rate'],
-    warmup_steps=wanted['warmup_steps'],
+    expected['learning_rate_schedule'],
+    base=expected['learning_rate'],
+    warmup_steps=expected['warmup_steps'],
     total_steps=100,  # the oracle's README
-    end_factor=wanted['end_lr_factor'],
+    end_factor=expected['end_lr_factor'],
   )
   return optimizer.make_optimizer(
-    wanted['optimizer'],
+    expected['optimizer'],
     rate,
-    b1=wanted['beta1'],
-    b2=wanted['beta2'],
-    eps=wanted['eps'],
-    weight_decay=wanted['weight_decay'],
-    clip_norm=wanted['global_clipnorm'],
+    b1=expected['beta1'],
+    b2=expected['beta2'],
+    eps=expected['eps'],
+    weight_decay=expected['weight_decay'],
+    clip_norm=expected['global_clipnorm'],
   )
 
 

@@ -54,8 +54,8 @@ class Toy:
     mean = 0.9 * params['stats']['one']['mean'] + 0.1 * pre.mean(0)
     return loss, types.Aux({'error': jnp.sqrt(loss)}, {'one': {'mean': mean}})
 
-  def sample(self, params, batch, keys, *, grid, stepper, num_samples=1):
-    del grid, stepper, num_samples
+  def sample(self, params, batch, keys, *, timesteps, sampler, num_samples=1):
+    del timesteps, sampler, num_samples
     h, _ = self._forward(params, batch['image'].astype(jnp.float32))
     two = params['net']['two']
     noise = jax.vmap(lambda k: jax.random.normal(k, (2,)))(keys)
@@ -64,7 +64,7 @@ class Toy:
   def decode(self, params, x_0, batch):
     return {'value': x_0, 'image': batch['image']}
 
-  def read_out(self, raw, meta):
+  def postprocess(self, raw, meta):
     del meta
     return types.Segmentation(raw['value'], raw['image'])
 

@@ -71,10 +71,10 @@ def test_the_blend_is_the_formula_to_a_level(alpha):
   segments = tuple(types.Segment(i, i) for i in range(1, 4))
   drawn = overlays.overlay(image, ids, segments, CATEGORIES, alpha, False)
   painted = overlays.paint(ids, segments, CATEGORIES).astype(float)
-  wanted = (1 - alpha) * image + alpha * painted
+  expected = (1 - alpha) * image + alpha * painted
   inner = ids == np.roll(ids, -1, 0)
   inner[-1] = True
-  assert np.abs(drawn - wanted)[inner].max() <= 1.01
+  assert np.abs(drawn - expected)[inner].max() <= 1.01
 
 
 def test_color_key_shows_every_class():
@@ -82,10 +82,10 @@ def test_color_key_shows_every_class():
   for width in (120, 400, 960):
     key = overlays.color_key(many, width=width)
     assert key.shape[1] == width and key.dtype == np.uint8
-    shown, wanted = (
+    shown, expected = (
       panoptic_ids.rgb_to_id(colors) for colors in (key, palettes.colors(many))
     )
-    assert np.isin(wanted, shown).all()
+    assert np.isin(expected, shown).all()
   assert overlays.color_key(many).shape[0] < 500  # wraps
   long = [types.Category(1, 'a name without an end ' * 20, False)]
   assert overlays.color_key(long, 'random').shape == (46, 960, 3)
@@ -95,9 +95,9 @@ def test_color_key_shows_every_class():
 
 def test_heat_is_darkest_at_zero_and_brightest_at_one():
   values = np.tile(np.linspace(0, 1, 300, dtype=np.float32), (260, 1))
-  picture = overlays.heat(values, legend=False)
-  assert picture.shape == (260, 300, 3) and picture.dtype == np.uint8
-  luma = picture[0].astype(int) @ [2, 5, 1]
+  image = overlays.heat(values, legend=False)
+  assert image.shape == (260, 300, 3) and image.dtype == np.uint8
+  luma = image[0].astype(int) @ [2, 5, 1]
   assert (np.diff(luma) >= 0).all() and luma[-1] > 3 * luma[0]
   assert overlays.heat(values).shape[0] > 260
   overlays.heat(np.full((2, 3), np.nan))
@@ -108,16 +108,16 @@ def test_overlay_is_a_blend_with_borders():
   colors = overlays.overlay(
     image, ids, segments, CATEGORIES, alpha=1, legend=False
   )
-  picture = overlays.overlay(
+  shown = overlays.overlay(
     image, ids, segments, CATEGORIES, alpha=0, legend=False
   )
-  border = (picture != image).any(-1)
+  border = (shown != image).any(-1)
   assert 0 < border.mean() < 0.2
   painted = overlays.paint(ids, segments, CATEGORIES)
   np.testing.assert_array_equal(colors[~border], painted[~border])
 
 
-def test_small_pictures_are_enlarged_and_the_legend_is_added_below():
+def test_small_images_are_enlarged_and_the_legend_is_added_below():
   image, ids, segments = scene()
   bare = overlays.overlay(image, ids, segments, CATEGORIES, legend=False)
   full = overlays.overlay(image, ids, segments, CATEGORIES)
@@ -168,15 +168,15 @@ def test_panel_is_a_strip_of_what_is_there():
   assert short.shape[1] == 300
 
 
-def test_grid_holds_every_picture():
-  pictures = [np.full((10 + 3 * i, 20, 3), 40 * i, np.uint8) for i in range(5)]
-  plain = overlays.grid(pictures, 3)
+def test_grid_holds_every_image():
+  images = [np.full((10 + 3 * i, 20, 3), 40 * i, np.uint8) for i in range(5)]
+  plain = overlays.grid(images, 3)
   assert plain.shape == (2 * 22 + 6, 3 * 20 + 12, 3)
-  for i, picture in enumerate(pictures):
+  for i, image in enumerate(images):
     y, x = i // 3 * 28, i % 3 * 26
-    found = plain[y : y + len(picture), x : x + 20]
-    np.testing.assert_array_equal(found, picture)
-  named = overlays.grid(pictures, 3, list('abcde'))
+    found = plain[y : y + len(image), x : x + 20]
+    np.testing.assert_array_equal(found, image)
+  named = overlays.grid(images, 3, list('abcde'))
   assert named.shape[0] > plain.shape[0]
   with pytest.raises(ValueError, match='a grid needs'):
     overlays.grid([], 3)

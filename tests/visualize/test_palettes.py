@@ -44,13 +44,13 @@ def test_own_colors_win_unless_a_palette_is_named():
 def test_coco_colors_are_those_of_its_categories(shared):
   path = shared / 'data/coco_mini/annotations/panoptic_full.json'
   entries = json.loads(path.read_text())['categories']
-  wanted = [entry['color'] for entry in entries]
-  assert len(wanted) == 133
+  expected = [entry['color'] for entry in entries]
+  assert len(expected) == 133
   plain = categories_lib.categories_from_json(
     [{**entry, 'color': None} for entry in entries[::-1]]
   )
   found = palettes.colors(plain, 'coco')
-  np.testing.assert_array_equal(found[1:], wanted[::-1])
+  np.testing.assert_array_equal(found[1:], expected[::-1])
 
 
 def test_cityscapes_colors_go_by_name():

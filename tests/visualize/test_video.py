@@ -1,4 +1,4 @@
-"""Films: what is read back is what was written."""
+"""Videos: what is read back is what was written."""
 
 import sys
 import types
@@ -18,21 +18,23 @@ def frames(count=5, size=(9, 15)):
 
 
 def test_a_gif_shows_every_frame_for_its_time_and_begins_again(tmp_path):
-  wanted = frames()
-  path = video_lib.write(tmp_path / 'new' / 'a.gif', wanted, fps=20, hold=2)
-  with Image.open(path) as film:
-    assert film.n_frames == 5 and film.info['loop'] == 0
+  expected = frames()
+  path = video_lib.write(tmp_path / 'new' / 'a.gif', expected, fps=20, hold=2)
+  with Image.open(path) as video:
+    assert video.n_frames == 5 and video.info['loop'] == 0
     times = []
-    for frame, ours in zip(ImageSequence.Iterator(film), wanted, strict=True):
+    for frame, ours in zip(
+      ImageSequence.Iterator(video), expected, strict=True
+    ):
       times.append(frame.info['duration'])
       np.testing.assert_array_equal(np.asarray(frame.convert('RGB')), ours)
   assert times == [2000, 50, 50, 50, 2000]
 
 
-def test_one_frame_is_a_film(tmp_path):
+def test_one_frame_is_a_video(tmp_path):
   path = video_lib.write(tmp_path / 'a.GIF', frames(1))
-  with Image.open(path) as film:
-    assert film.size == (15, 9)
+  with Image.open(path) as video:
+    assert video.size == (15, 9)
 
 
 @pytest.fixture
@@ -54,13 +56,13 @@ def ffmpeg(monkeypatch):
 
 
 def test_an_mp4_has_even_sides_and_holds_its_ends(tmp_path, ffmpeg):
-  wanted = frames(3)
-  video_lib.write(tmp_path / 'a.mp4', wanted, fps=4, hold=0.5)
+  expected = frames(3)
+  video_lib.write(tmp_path / 'a.mp4', expected, fps=4, hold=0.5)
   assert ffmpeg['size'] == (14, 8) and ffmpeg['block'] == 2
   assert ffmpeg['closed'] and ffmpeg['path'].endswith('a.mp4')
   order = [0, 0, 1, 2, 2]
   for frame, i in zip(ffmpeg['frames'], order, strict=True):
-    np.testing.assert_array_equal(frame, wanted[i][:8, :14])
+    np.testing.assert_array_equal(frame, expected[i][:8, :14])
 
 
 def test_an_mp4_without_its_package_says_what_to_do(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Bytes of pictures and panoptic PNGs -> arrays, wherever the bytes lay.
+"""Bytes of images and panoptic PNGs -> arrays, wherever the bytes lay.
 
 Everything that is wrong with them is a ValueError that gives `name`.
 """
@@ -25,15 +25,15 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def keep_memory(num_blocks=16, array=8 << 20, spare=64 << 20):
-  """Has this process keep the memory of pictures for the next ones.
+  """Has this process keep the memory of images for the next ones.
 
-  Otherwise each picture's is given back, and the operating system fills the
+  Otherwise each image's is given back, and the operating system fills the
   next one's with zeros, page by page: a quarter of the time of a pipeline.
   Does what PILLOW_BLOCKS_MAX and glibc's MALLOC_MMAP_THRESHOLD_ and
   MALLOC_TRIM_THRESHOLD_ do, where there are such things.
 
   Args:
-    num_blocks: of Pillow: one holds a picture, or 16 MiB of it.
+    num_blocks: of Pillow: one holds an image, or 16 MiB of it.
     array: bytes; arrays below this are made from memory that was kept.
     spare: bytes that may stay unused at the end of a thread's memory.
   """
@@ -45,7 +45,7 @@ def keep_memory(num_blocks=16, array=8 << 20, spare=64 << 20):
 
 
 def decode_image(data, name, *, exif=True):
-  """A picture's bytes -> uint8 RGB [h, w, 3], turned as its EXIF says.
+  """An image's bytes -> uint8 RGB [h, w, 3], turned as its EXIF says.
 
   Gray is repeated, palettes are looked up, alpha is dropped, CMYK converted,
   16 bits are brought to 8 (65535 is white); of an animation the first frame.
@@ -56,18 +56,18 @@ def decode_image(data, name, *, exif=True):
     exif: whether to turn it as its EXIF orientation says.
 
   Raises:
-    ValueError: zero bytes, cut off, no picture, or a mode (float, 32 bits)
+    ValueError: zero bytes, cut off, no image, or a mode (float, 32 bits)
       that has no agreed meaning as 8-bit colours.
   """
   with _opened(data, name) as image:
     return to_rgb(image, name, exif=exif)
 
 
-def to_rgb(image, name='the picture', *, exif=True):
-  """A PIL picture as uint8 RGB [h, w, 3]; see `decode_image`.
+def to_rgb(image, name='the image', *, exif=True):
+  """A PIL image as uint8 RGB [h, w, 3]; see `decode_image`.
 
   Raises:
-    ValueError: naming `name`, for a picture that is cut off, or a mode that
+    ValueError: naming `name`, for an image that is cut off, or a mode that
       has no agreed meaning as 8-bit colours.
   """
   try:
@@ -86,7 +86,7 @@ def to_rgb(image, name='the picture', *, exif=True):
   if mode not in _PLAIN + _OTHER:
     raise ValueError(
       f'{name} has the mode {mode!r}, which has no agreed meaning as 8-bit '
-      'RGB; convert the file to an 8- or 16-bit picture.'
+      'RGB; convert the file to an 8- or 16-bit image.'
     )
   try:
     if mode == 'P' and 'transparency' in image.info:
@@ -154,9 +154,9 @@ def _opened(data, name):
     return Image.open(io.BytesIO(data))
   except UnidentifiedImageError as error:  # its message names the buffer
     raise ValueError(
-      f'{name} is not a picture of a format that Pillow knows.'
+      f'{name} is not an image of a format that Pillow knows.'
     ) from error
   except Exception as error:
     raise ValueError(
-      f'{name} is not a picture that Pillow can read: {error}.'
+      f'{name} is not an image that Pillow can read: {error}.'
     ) from error

@@ -1,4 +1,4 @@
-"""Files that users hand us: safe names, pictures of any mode, panoptic PNGs.
+"""Files that users hand us: safe names, images of any mode, panoptic PNGs.
 
 Everything that is wrong with a file is a ValueError that names the file.
 """
@@ -92,7 +92,7 @@ def read_bytes(path, where=''):
 
 
 def read_image(path, *, exif=True):
-  """A picture file as uint8 RGB [h, w, 3]; see `decode.decode_image`.
+  """An image file as uint8 RGB [h, w, 3]; see `decode.decode_image`.
 
   Raises:
     ValueError: no file, and whatever is wrong with its bytes.
@@ -110,13 +110,13 @@ def read_panoptic_png(path):
 
 
 def list_images(*paths):
-  """Pictures named by `paths`: files as they are, folders in sorted order.
+  """Images named by `paths`: files as they are, folders in sorted order.
 
   A folder is searched one level deep, for the known suffixes; hidden files
   are passed over.
 
   Raises:
-    ValueError: a path does not exist, or a folder has no picture.
+    ValueError: a path does not exist, or a folder has no image.
   """
   found = []
   for path in map(pathlib.Path, paths):
@@ -128,7 +128,7 @@ def list_images(*paths):
       )
       if not here:
         raise ValueError(
-          f'{path} has no pictures; looked for {", ".join(SUFFIXES)}.'
+          f'{path} has no images; looked for {", ".join(SUFFIXES)}.'
         )
       found += here
     elif path.exists():

@@ -1,4 +1,4 @@
-"""Maps of classes for one picture: label maps and pictures with a palette."""
+"""Maps of classes for one image: label maps and images with a palette."""
 
 import pathlib
 
@@ -59,7 +59,7 @@ def label_map(ids, segments, categories, values='ids'):
 
 
 def palette_image(ids, segments, categories, colors):
-  """A PIL picture of mode P: class numbers (0 = void) and their colours.
+  """A PIL image of mode P: class numbers (0 = void) and their colours.
 
   Raises:
     ValueError: more than 255 classes, or other colours than classes.
@@ -74,7 +74,7 @@ def palette_image(ids, segments, categories, colors):
 def _classes(ids, segments, table):
   """table[class of each pixel]; ids that no segment names are void."""
   found, _, which = ranks(np.asarray(ids))
-  named = {segment.id: segment.category for segment in segments}
+  named = {segment.id: segment.class_id for segment in segments}
   classes = [named.get(name, 0) for name in found.tolist()]
   return np.take(table[classes], which)
 

@@ -3,7 +3,7 @@
 The names and values are those of TFDS's coco/2017_panoptic, so that its tools
 read our shards and we read what it prepared:
 
-  image                     bytes of the picture's file
+  image                     bytes of the image's file
   image/filename            relative, UTF-8
   image/id                  int64
   panoptic_image            bytes of a PNG, id = R + 256 G + 65536 B
@@ -13,7 +13,7 @@ read our shards and we read what it prepared:
   panoptic_objects/is_crowd 0 or 1
   panoptic_objects/area     pixels
   panoptic_objects/bbox     float32, four each: y, x of the top left and of the
-                            bottom right corner, in units of the picture
+                            bottom right corner, in units of the image
   pix2seqd_jax              JSON, ours: `ids` of the segments in the example,
                             `scores` where there are any, `extra` keys
 """
@@ -79,7 +79,7 @@ def pack(example, original=None):
     'panoptic_image': map_bytes,
     'panoptic_image/filename': original.get('map_file', f'{file}.png'),
     _OBJECTS + 'id': np.array(png_ids, np.int64),
-    _OBJECTS + 'label': np.array([s.category - 1 for s in segments], np.int64),
+    _OBJECTS + 'label': np.array([s.class_id - 1 for s in segments], np.int64),
     _OBJECTS + 'is_crowd': np.array([s.is_crowd for s in segments], np.int64),
     _OBJECTS + 'area': counts[places],
     _OBJECTS + 'bbox': _boxes(pixels, places),
@@ -95,7 +95,7 @@ def unpack(features, name, index, num_classes, *, exif=True):
     name: of the record, for messages.
     index: of the example.
     num_classes: labels must lie below.
-    exif: whether to turn the picture as its EXIF orientation says.
+    exif: whether to turn the image as its EXIF orientation says.
 
   Raises:
     ValueError: naming the record, for a field that is missing or wrong.
@@ -212,7 +212,7 @@ def png(array):
 
 
 def _boxes(pixels, places):
-  """Corners of each rank in units of the picture, float32 [4 n]."""
+  """Corners of each rank in units of the image, float32 [4 n]."""
   h, w = pixels.shape
   found = ndimage.find_objects(pixels + 1)
   boxes = [
@@ -234,7 +234,7 @@ def _ours(example):
     if value is not None and not isinstance(value, str | int | float | bool):
       raise ValueError(
         f'{example["file"]}: the key {key!r} holds a {type(value).__name__}; a '
-        'record holds only texts and numbers beside the picture and its map.'
+        'record holds only texts and numbers beside the image and its map.'
       )
     ours['extra'][key] = value
   return ours

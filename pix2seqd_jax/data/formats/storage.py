@@ -24,7 +24,7 @@ from pix2seqd_jax.data.formats.files import (
 )
 
 # A member may not grow to more than this, nor by more than this factor once
-# it is larger than _SMALL: what a picture or a JSON never does.
+# it is larger than _SMALL: what an image or a JSON never does.
 _LARGEST, _SMALL, _MOST_GROWTH = 4 << 30, 64 << 20, 100
 _ENCRYPTED, _STORED, _DEFLATED = 1, 0, 8
 _LOCAL_HEADER = struct.Struct('<4s22xHH')
@@ -111,7 +111,7 @@ class Archive:
     ):
       fail(
         f'would unpack {member.packed:,} bytes to {member.size:,}, which no '
-        'picture or JSON does; unpack it by hand if you trust it.'
+        'image or JSON does; unpack it by hand if you trust it.'
       )
     try:
       data = self._unpack(member)

@@ -36,7 +36,7 @@ from pix2seqd_jax.registry import did_you_mean
 class _Map(NamedTuple):
   """What each format gets: one map, checked."""
 
-  file_name: str  # of the picture
+  file_name: str  # of the image
   map_name: str  # of the PNG
   image_id: int | str
   ids: np.ndarray
@@ -89,7 +89,7 @@ class Writer:
     """Writes one map.
 
     Args:
-      file_name: of the picture, relative; the PNGs are named after it.
+      file_name: of the image, relative; the PNGs are named after it.
       ids: int [h, w], 0 = void, below 2^24.
       segments: tuple[Segment], one for each non-zero id.
       image_id: a number or name; None counts from 1.
@@ -150,7 +150,7 @@ class Writer:
 
 
 class _Panoptic:
-  """COCO panoptic: a PNG a picture, and a JSON that names its ids."""
+  """COCO panoptic: a PNG an image, and a JSON that names its ids."""
 
   def __init__(self, folder, categories, _):
     self.folder, self.categories = folder, categories
@@ -166,7 +166,7 @@ class _Panoptic:
       area, box = found.boxes[segment.id]
       info = {
         'id': int(segment.id),
-        'category_id': self.categories[segment.category - 1].id,
+        'category_id': self.categories[segment.class_id - 1].id,
         'area': area,
         'bbox': box,
         'iscrowd': int(segment.is_crowd),
@@ -290,7 +290,7 @@ def rle_entries(ids, segments, categories):
   named = {segment.id: segment for segment in segments}
   for name, counts in rle.from_ids(ids):
     segment = named[name]
-    category = categories[segment.category - 1]
+    category = categories[segment.class_id - 1]
     if category.is_thing:
       text = rle.to_string(counts)
       entry = {
@@ -356,8 +356,8 @@ def _check(name, boxes, segments, num_classes):
       f'{sorted(named)[:8]}; each non-zero id needs exactly one segment.'
     )
   for segment in segments:
-    if not 1 <= segment.category <= num_classes:
+    if not 1 <= segment.class_id <= num_classes:
       raise ValueError(
-        f'{name}: segment {segment.id} has class {segment.category}, which is '
+        f'{name}: segment {segment.id} has class {segment.class_id}, which is '
         f'not in 1..{num_classes}.'
       )

@@ -3,7 +3,7 @@
 For pods: a few large files in place of many small ones, read in any order.
 A folder holds for each split its shards and SPLIT.json, which is written last:
 without it the split is not there. A record is a tf.train.Example with the
-fields of `panoptic_record`; the bytes of pictures and maps are the files'.
+fields of `panoptic_record`; the bytes of images and maps are the files'.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
-"""CelebAMask-HQ as it is published -> pictures and label maps of one size.
+"""CelebAMask-HQ as it is published -> images and label maps of one size.
 
 Lee et al. 2020, https://arxiv.org/abs/1907.11922. A face has one mask for
 each part that it shows, CelebAMask-HQ-mask-anno/*/00042_l_eye.png, 512 x 512,
-and a picture of 1024 x 1024, CelebA-HQ-img/42.jpg. What this makes is read by
+and an image of 1024 x 1024, CelebA-HQ-img/42.jpg. What this makes is read by
 semantic_folder, layout 'celeb'.
 """
 
@@ -20,10 +20,10 @@ from pix2seqd_jax.data.readers import layouts
 from pix2seqd_jax.data.transforms.resize import resize_image
 from pix2seqd_jax.registry import did_you_mean
 
-MASKS, PICTURES = 'CelebAMask-HQ-mask-anno', 'CelebA-HQ-img'
+MASKS, IMAGES = 'CelebAMask-HQ-mask-anno', 'CelebA-HQ-img'
 MAPPING = 'CelebA-HQ-to-CelebA-mapping.txt'
 _NAME = re.compile(r'(\d+)_(\w+)\.png')
-# CelebA's own split, by the number of a picture there.
+# CelebA's own split, by the number of an image there.
 _FIRST_VAL, _FIRST_TEST = 162_770, 182_637
 _QUALITY = 95
 
@@ -66,7 +66,7 @@ class Faces:
       folder has the mapping to CelebA, train.txt, val.txt and test.txt.
 
   Raises:
-    ValueError: the folder lacks masks or pictures; a mask of no known name.
+    ValueError: the folder lacks masks or images; a mask of no known name.
   """
 
   def __init__(self, folder: str | os.PathLike, out: str | os.PathLike):
@@ -109,7 +109,7 @@ class Faces:
     except ValueError as error:
       first = next(iter(self._parts[number].values()))
       refuse('unreadable_map', str(first), f'{first} and its like: {error}')
-    path = self._folder / PICTURES / f'{number}.jpg'
+    path = self._folder / IMAGES / f'{number}.jpg'
     if not path.is_file():
       refuse('missing_file', str(path), f'{path}, the face itself, is missing.')
     image = files.decode_image(path.read_bytes(), str(path))

@@ -18,11 +18,11 @@ from pix2seqd_jax.types import Category
 COUNTS = {'train': 2975, 'val': 500, 'test': 1525}
 _DIVISOR = 1000
 _SPLIT = re.compile(rf'_({"|".join(COUNTS)})(_trainId)?\.json$')
-_PICTURE = re.compile(r'^([^/_]+)(_[^/]*?)(_gtFine)?_leftImg8bit\.png$')
+_IMAGE = re.compile(r'^([^/_]+)(_[^/]*?)(_gtFine)?_leftImg8bit\.png$')
 
 
 class CityscapesJson(PanopticJson):
-  """COCO's form, with other names of pictures and ids that tell the class."""
+  """COCO's form, with other names of images and ids that tell the class."""
 
   def __init__(self, data, where, report, *, count=None, **kwargs):
     super().__init__(data, where, report, **kwargs)
@@ -70,12 +70,12 @@ class CityscapesJson(PanopticJson):
     )
     return categories, {number: i for i, number in enumerate(ids, 1)}
 
-  def picture_name(self, name):
+  def image_name(self, name):
     """aachen_..._gtFine_leftImg8bit.png -> aachen/aachen_..._leftImg8bit.png.
 
-    The JSON names a file that is nowhere; the pictures lie by city.
+    The JSON names a file that is nowhere; the images lie by city.
     """
-    parts = _PICTURE.match(name)
+    parts = _IMAGE.match(name)
     if parts is None:
       return name
     city, rest, _ = parts.groups()
@@ -98,7 +98,7 @@ class CityscapesJson(PanopticJson):
 
 @DATASETS.register('cityscapes_panoptic')
 class CityscapesPanoptic(CocoPanoptic):
-  """Cityscapes' pictures and panoptic maps; a `types.Source`.
+  """Cityscapes' images and panoptic maps; a `types.Source`.
 
   The 19 classes that are evaluated, 8 of them things, in the order of their
   train ids; all else is void. The JSON may use label ids (as the scripts do by
@@ -110,12 +110,12 @@ class CityscapesPanoptic(CocoPanoptic):
     panoptic: gtFine/cityscapes_panoptic_train.
     annotations: gtFine/cityscapes_panoptic_train.json.
     split: 'train', 'val' or 'test'; by default the JSON's name tells it.
-    official: whether to insist on 2975, 500 or 1525 pictures.
+    official: whether to insist on 2975, 500 or 1525 images.
     max_examples, exif, follow_links: as in `CocoPanoptic`.
 
   Raises:
     ValueError: as `CocoPanoptic`; for other classes than Cityscapes', an id
-      that is not of its category, or another number of pictures.
+      that is not of its category, or another number of images.
   """
 
   def __init__(

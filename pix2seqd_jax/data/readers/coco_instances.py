@@ -16,27 +16,27 @@ _LOOKED_FOR = 100
 
 @DATASETS.register('coco_instances')
 class CocoInstances:
-  """Pictures with instances; a `types.Source` of things alone.
+  """Images with instances; a `types.Source` of things alone.
 
   A segmentation is a list of polygons, or run lengths, plain or compressed;
   they become pixels as pycocotools makes them. Instances may overlap, ids may
   not: crowds are painted first, then instances from the largest to the
   smallest, so that small ones stay on top; of equals the later one. Instances
   without a pixel left are passed over, and the rest is numbered 1..n in the
-  order of the JSON. All else is void. Pictures without annotation are kept.
+  order of the JSON. All else is void. Images without annotation are kept.
   Examples also have `image_id`.
 
   Args:
-    images: folder of pictures; a zip archive, or a folder in one, will do.
+    images: folder of images; a zip archive, or a folder in one, will do.
     annotations: the JSON file, likewise.
-    max_examples: the first so many pictures only; None for all.
-    exif: whether to turn pictures as their EXIF orientation says; False where
-      the instances were drawn on the unturned pictures.
+    max_examples: the first so many images only; None for all.
+    exif: whether to turn images as their EXIF orientation says; False where
+      the instances were drawn on the unturned images.
     follow_links: allow symbolic links out of the folder.
 
   Raises:
     ValueError: here, for a broken JSON or a name that leaves its folder; when
-      an example is read, for a bad file, a picture of another size than the
+      an example is read, for a bad file, an image of another size than the
       JSON says, or a segmentation that cannot be drawn.
   """
 
@@ -102,8 +102,8 @@ class CocoInstances:
   def __getitem__(self, index):
     index = int(index)
     if not 0 <= index < len(self):
-      raise IndexError(f'picture {index} of {len(self)}')
-    image = self._picture(index)
+      raise IndexError(f'image {index} of {len(self)}')
+    image = self._image(index)
     self._check_size(index, image, refuse)
     size = image.shape[:2]
     shapes, numbers = self._json.shapes, self._numbers(index)
@@ -128,18 +128,18 @@ class CocoInstances:
     }
 
   def file_name(self, index):
-    """The picture's name, where the example itself cannot be read."""
+    """The image's name, where the example itself cannot be read."""
     return self._json.images[index]
 
   def original(self, index):
-    """The bytes of the picture's file; see `panoptic_record.pack`."""
+    """The bytes of the image's file; see `panoptic_record.pack`."""
     return {'image': self._images.read(self._json.images[index])}
 
   def check(self, index, report):
     """Reports every fault of an example; see `faults.Faults`."""
     label = self._images.label(self._json.images[index])
     image = report.catch(
-      self._picture, index, rule='unreadable_picture', file=label
+      self._image, index, rule='unreadable_image', file=label
     )
     if image is None:
       return
@@ -157,12 +157,12 @@ class CocoInstances:
   def _numbers(self, index):
     return range(*self._json.starts[index : index + 2].tolist())
 
-  def _picture(self, index):
+  def _image(self, index):
     name = self._json.images[index]
     data = self._images.read(name, self.annotations)
     label = self._images.label(name)
     return decoded(
-      'unreadable_picture', decode_image, data, label, exif=self.exif
+      'unreadable_image', decode_image, data, label, exif=self.exif
     )
 
   def _check_size(self, index, image, report):
@@ -170,7 +170,7 @@ class CocoInstances:
     if size is None or size == image.shape[:2]:
       return
     turned = size[::-1] == image.shape[:2] and self.exif
-    hint = 'Were they drawn on the unturned picture? Set data.exif=False.'
+    hint = 'Were they drawn on the unturned image? Set data.exif=False.'
     label = self._images.label(self._json.images[index])
     report(
       'size_in_json',

@@ -1,6 +1,6 @@
 """Data in COCO panoptic layout: COCO 2017, and anyone's files of that form.
 
-A folder of pictures, a folder of PNGs (id = R + 256 G + 65536 B) and a JSON
+A folder of images, a folder of PNGs (id = R + 256 G + 65536 B) and a JSON
 whose annotations name every id (arXiv 1801.00868; cocodataset.org/#format-data
 describes the format).
 """
@@ -21,20 +21,20 @@ _LOOKED_FOR = 100
 
 @DATASETS.register('coco_panoptic')
 class CocoPanoptic:
-  """Pictures with panoptic maps; a `types.Source`.
+  """Images with panoptic maps; a `types.Source`.
 
   Only the JSON is read at construction (and it is seen whether any of the
   first files is there). Class c is the c-th of the JSON's categories; the ids
-  of a picture are renumbered 1..n in the order of its annotation. Crowd
+  of an image are renumbered 1..n in the order of its annotation. Crowd
   segments are kept with `is_crowd=True`. Examples also have `image_id`.
 
   Args:
-    images: folder of pictures; a zip archive, or a folder in one, will do.
+    images: folder of images; a zip archive, or a folder in one, will do.
     panoptic: folder of PNGs, likewise.
     annotations: the JSON file, likewise.
     max_examples: the first so many only; None for all.
-    exif: whether to turn pictures as their EXIF orientation says; False where
-      the maps were drawn on the unturned pictures.
+    exif: whether to turn images as their EXIF orientation says; False where
+      the maps were drawn on the unturned images.
     follow_links: allow symbolic links out of the two folders.
 
   Raises:
@@ -136,8 +136,8 @@ class CocoPanoptic:
   def __getitem__(self, index):
     index = int(index)
     if not 0 <= index < len(self):
-      raise IndexError(f'picture {index} of {len(self)}')
-    image, raw = self._picture(index), self._map(index)
+      raise IndexError(f'image {index} of {len(self)}')
+    image, raw = self._image(index), self._map(index)
     self._check_sizes(index, image, raw, refuse)
     part = slice(*self._table.starts[index : index + 2])
     ids = self._renumber(index, raw, refuse)
@@ -161,7 +161,7 @@ class CocoPanoptic:
     }
 
   def file_name(self, index):
-    """The picture's name, where the example itself cannot be read."""
+    """The image's name, where the example itself cannot be read."""
     return self._table.images[index]
 
   def original(self, index):
@@ -177,9 +177,9 @@ class CocoPanoptic:
     """Reports every fault of the files of an example; see `faults.Faults`."""
     table = self._table
     image = report.catch(
-      self._picture,
+      self._image,
       index,
-      rule='unreadable_picture',
+      rule='unreadable_image',
       file=self._images.label(table.images[index]),
     )
     label = self._maps.label(table.maps[index])
@@ -225,12 +225,12 @@ class CocoPanoptic:
         f'{sum(area or 0 for area in areas)} pixels of {ids.size}.',
       )
 
-  def _picture(self, index):
+  def _image(self, index):
     name = self._table.images[index]
     data = self._images.read(name, self.annotations)
     label = self._images.label(name)
     return decoded(
-      'unreadable_picture', decode_image, data, label, exif=self.exif
+      'unreadable_image', decode_image, data, label, exif=self.exif
     )
 
   def _map(self, index):
@@ -243,12 +243,12 @@ class CocoPanoptic:
     if image.shape[:2] == raw.shape:
       return
     turned = image.shape[1::-1] == raw.shape and self.exif
-    hint = 'Was the map drawn on the unturned picture? Set data.exif=False.'
-    picture = self._images.label(self._table.images[index])
+    hint = 'Was the map drawn on the unturned image? Set data.exif=False.'
+    file = self._images.label(self._table.images[index])
     report(
       'sizes_differ',
-      picture,
-      f'{picture} is {image.shape[0]} x {image.shape[1]} but '
+      file,
+      f'{file} is {image.shape[0]} x {image.shape[1]} but '
       f'{self._maps.label(self._table.maps[index])} is {raw.shape[0]} x '
       f'{raw.shape[1]}; they must be equal (height x width). '
       f'{hint if turned else ""}'.rstrip(),

@@ -60,7 +60,7 @@ class Layer(NamedTuple):
   """One thing: where it is, its class, what it covers."""
 
   kind: int
-  window: tuple  # slices of the picture
+  window: tuple  # slices of the image
   inside: np.ndarray  # bool, of the window's size
   alpha: np.ndarray  # float32, smooth at the border
   shade: np.ndarray  # float32 multiplier of the colour
@@ -111,7 +111,7 @@ def hsv(hue, saturation, value):
 
 
 def landscape(rng, size):
-  """A picture without things.
+  """An image without things.
 
   Returns:
     image: float32 [h, w, 3] in [0, 1].

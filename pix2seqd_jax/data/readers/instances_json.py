@@ -16,7 +16,7 @@ RULES['bad_segmentation'] = "an annotation's polygons or runs are malformed"
 
 
 class Shapes(NamedTuple):
-  """The annotations of all pictures, flat: COCO has 900,000."""
+  """The annotations of all images, flat: COCO has 900,000."""
 
   names: list  # the annotations' own ids
   classes: np.ndarray  # int32, 1..num_classes
@@ -28,7 +28,7 @@ class Shapes(NamedTuple):
   runs: dict[int, dict]  # of annotations with run lengths instead
 
   def counts(self, i: int, size: tuple[int, int], where: str) -> np.ndarray:
-    """The run lengths of annotation number i in a picture of `size`.
+    """The run lengths of annotation number i in an image of `size`.
 
     Raises:
       ValueError: it cannot be drawn there; names the annotation.
@@ -57,15 +57,15 @@ class InstancesJson(PanopticJson):
     data: what was read from the file.
     where: the file, for messages.
     report: see `faults`.
-    max_examples: pictures that are kept; None for all.
+    max_examples: images that are kept; None for all.
 
   Attributes:
     categories: the classes; all are things, whatever `isthing` says.
-    images: file names of the pictures.
+    images: file names of the images.
     image_ids: their ids.
     sizes: {image id: (height, width)}, those that the JSON gives.
-    starts: [pictures + 1], into the shapes.
-    shapes: the annotations, picture by picture.
+    starts: [images + 1], into the shapes.
+    shapes: the annotations, image by image.
 
   Raises:
     ValueError: a list is missing, or `report` does.
@@ -88,7 +88,7 @@ class InstancesJson(PanopticJson):
       refuse('bad_entry', where, f'{where} has no images.')
     self.image_ids = list(names)[:max_examples]
     self.images = [names[key] for key in self.image_ids]
-    found = self._by_picture(data['annotations'], names)
+    found = self._by_image(data['annotations'], names)
     self.starts = np.cumsum([0, *(len(part) for part in found)])
     self.shapes = _flat([entry for part in found for entry in part])
 
@@ -100,8 +100,8 @@ class InstancesJson(PanopticJson):
       ]
     return super().read_categories(entries)
 
-  def _by_picture(self, annotations, names):
-    """Sound annotations of each picture: (name, class, crowd, score, shape)."""
+  def _by_image(self, annotations, names):
+    """Sound annotations of each image: (name, class, crowd, score, shape)."""
     places = {key: i for i, key in enumerate(self.image_ids)}
     found, seen = [[] for _ in self.image_ids], set()
     for i, annotation in enumerate(annotations):
@@ -200,7 +200,7 @@ def _shape(segmentation):
 
 
 def _flat(entries):
-  """Entries of all pictures -> Shapes."""
+  """Entries of all images -> Shapes."""
   points, rings, parts, runs = [], [0], [0], {}
   for i, (*_, shape) in enumerate(entries):
     if isinstance(shape, dict):
@@ -227,7 +227,7 @@ def _decoded(runs, size):
   if tuple(runs['size']) != tuple(size):
     raise ValueError(
       f'its run lengths are of {runs["size"][0]} x {runs["size"][1]} but the '
-      f'picture is {size[0]} x {size[1]} (height x width).'
+      f'image is {size[0]} x {size[1]} (height x width).'
     )
   counts = runs['counts']
   if isinstance(counts, str):
@@ -241,5 +241,5 @@ def _check_near(points, size):
   if points.min() < -side or points.max() > 2 * side:
     raise ValueError(
       f'its polygon reaches from {points.min():g} to {points.max():g}, far '
-      f'from a picture of {size[0]} x {size[1]} (height x width).'
+      f'from an image of {size[0]} x {size[1]} (height x width).'
     )

@@ -17,7 +17,7 @@ class Layout(NamedTuple):
   Attributes:
     categories: the classes; `id` is their number in the files.
     values: {number in the files: class 1..C, or 0 for void}.
-    image_ending: of picture names; '' for any suffix.
+    image_ending: of image names; '' for any suffix.
     label_ending: what stands in its place in the name of the label map.
   """
 
@@ -81,7 +81,7 @@ def _names(text):
 
 
 # CelebAMask-HQ by its own names of parts; the order is that in which they are
-# drawn over each other. Left and right are the face's, not the picture's.
+# drawn over each other. Left and right are the face's, not the image's.
 CELEB_PARTS = _names(
   'skin,nose,eye_g,l_eye,r_eye,l_brow,r_brow,l_ear,r_ear,mouth,u_lip,l_lip,'
   'hair,hat,ear_r,neck_l,neck,cloth'

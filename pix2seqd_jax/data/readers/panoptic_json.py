@@ -12,12 +12,12 @@ _LARGEST_SCORE = 1e9
 
 
 class Table(NamedTuple):
-  """The annotations of all pictures, flat: COCO has 1.3 million segments."""
+  """The annotations of all images, flat: COCO has 1.3 million segments."""
 
   images: list[str]  # file names
   maps: list[str]
   image_ids: list
-  starts: np.ndarray  # [pictures + 1], into the following
+  starts: np.ndarray  # [images + 1], into the following
   ids: np.ndarray  # int32, as in the PNG
   classes: np.ndarray  # int32, 1..num_classes
   crowd: np.ndarray  # bool
@@ -99,8 +99,8 @@ class PanopticJson:
     categories = categories_from_json(entries, where, self.report)
     return categories, {c.id: i for i, c in enumerate(categories, 1)}
 
-  def picture_name(self, name):
-    """The picture's name below `images`, from the JSON's."""
+  def image_name(self, name):
+    """The image's name below `images`, from the JSON's."""
     return name
 
   def check_segment(self, where, number, category):
@@ -114,7 +114,7 @@ class PanopticJson:
       if problem:
         report('bad_entry', where, f'{where}: images[{i}] {problem}')
         continue
-      key, name = entry['id'], self.picture_name(entry['file_name'])
+      key, name = entry['id'], self.image_name(entry['file_name'])
       if key in names:
         report(
           'duplicate_image',

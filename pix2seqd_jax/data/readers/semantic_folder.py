@@ -1,4 +1,4 @@
-"""Pictures and label maps in two folders: CamVid, Cityscapes, ADE20K, ..."""
+"""Images and label maps in two folders: CamVid, Cityscapes, ADE20K, ..."""
 
 import os
 import pathlib
@@ -18,14 +18,14 @@ _LARGEST = 1 << 16
 
 @DATASETS.register('semantic_folder')
 class SemanticFolder:
-  """Pictures with maps of classes; a `types.Source` of stuff alone.
+  """Images with maps of classes; a `types.Source` of stuff alone.
 
-  A picture and its label map have the same path below their folders, but for
+  An image and its label map have the same path below their folders, but for
   the ending. An example has one segment for each class that it shows, whose
   id is the number of the class.
 
   Args:
-    images: folder of pictures, with any folders in it; a zip archive, or a
+    images: folder of images, with any folders in it; a zip archive, or a
       folder in one, will do.
     labels: folder of label maps (one channel, a number a pixel), likewise.
     layout: 'camvid', 'cityscapes' (labelIds), 'cityscapes_train_ids',
@@ -35,10 +35,10 @@ class SemanticFolder:
     first: 'plain': the number of the first class in the files.
     void: 'plain': numbers in the files that are no class.
     image_ending, label_ending: of file names, where the layout's are not so.
-    names: a text file that names the pictures to take, one a line, without
+    names: a text file that names the images to take, one a line, without
       their endings; they come in its order. None takes all, by name.
     max_examples: the first so many only; None for all.
-    exif: whether to turn pictures as their EXIF orientation says.
+    exif: whether to turn images as their EXIF orientation says.
     follow_links: allow symbolic links out of the two folders.
 
   Raises:
@@ -75,7 +75,7 @@ class SemanticFolder:
     self._numbers = np.full(_LARGEST, -1, np.int32)
     for value, number in chosen.values.items():
       self._numbers[value] = number
-    found = _pictures(self._images.names(), chosen)
+    found = _images(self._images.names(), chosen)
     if names is not None and found:
       found = _listed(found, names, chosen.label_ending)
     self._names = found[:max_examples]
@@ -88,7 +88,7 @@ class SemanticFolder:
       refuse(
         'missing_file',
         images,
-        f'data.images={images} has no pictures, looked for '
+        f'data.images={images} has no images, looked for '
         f'*{chosen.image_ending or ", *".join(SUFFIXES)}; check data.layout='
         f'{layout!r} and data.image_ending.',
       )
@@ -96,21 +96,21 @@ class SemanticFolder:
       refuse(
         'no_label',
         labels,
-        f'data.labels={labels} has no label map for any picture of '
+        f'data.labels={labels} has no label map for any image of '
         f'data.images={images}; {self._names[0][0]} wants '
         f'{self._names[0][1]}. Check data.layout and data.label_ending.',
       )
 
   @classmethod
   def examine(cls, report, **kwargs):
-    """The constructor, with a word on label maps that no picture has."""
+    """The constructor, with a word on label maps that no image has."""
     source = cls(**kwargs)
     if source._unused:
       label = source._labels.label(source._unused[0])
       report.warn(
-        'no_picture',
+        'no_image',
         label,
-        f'{len(source._unused)} label maps have no picture and are not used: '
+        f'{len(source._unused)} label maps have no image and are not used: '
         f'{label}{", ..." if len(source._unused) > 1 else ""}.',
       )
     return source
@@ -121,8 +121,8 @@ class SemanticFolder:
   def __getitem__(self, index):
     index = int(index)
     if not 0 <= index < len(self):
-      raise IndexError(f'picture {index} of {len(self)}')
-    image, values = self._picture(index), self._map(index)
+      raise IndexError(f'image {index} of {len(self)}')
+    image, values = self._image(index), self._map(index)
     self._check_sizes(index, image, values, refuse)
     ids = self._classes(index, values, refuse)
     present = np.flatnonzero(np.bincount(ids.ravel()))
@@ -135,20 +135,20 @@ class SemanticFolder:
     }
 
   def original(self, index):
-    """The bytes of the picture's file; see `panoptic_record.pack`."""
+    """The bytes of the image's file; see `panoptic_record.pack`."""
     return {'image': self._images.read(self._names[index][0])}
 
   def file_name(self, index):
-    """The picture's name, where the example itself cannot be read."""
+    """The image's name, where the example itself cannot be read."""
     return self._names[index][0]
 
   def check(self, index, report):
     """Reports every fault of the files of an example; see `faults.Faults`."""
     name, label = self._names[index]
     image = report.catch(
-      self._picture,
+      self._image,
       index,
-      rule='unreadable_picture',
+      rule='unreadable_image',
       file=self._images.label(name),
     )
     values = report.catch(
@@ -159,31 +159,31 @@ class SemanticFolder:
     if values is not None:
       self._classes(index, values, report)
 
-  def _picture(self, index):
+  def _image(self, index):
     name, _ = self._names[index]
     label = self._images.label(name)
     data = self._images.read(name)
     return decoded(
-      'unreadable_picture', decode_image, data, label, exif=self.exif
+      'unreadable_image', decode_image, data, label, exif=self.exif
     )
 
   def _map(self, index):
     name, label = self._names[index]
     path = self._labels.label(label)
     if not self._labels.has(label):
-      picture = self._images.label(name)
-      refuse('no_label', picture, f'{picture} has no label map {path}.')
+      image = self._images.label(name)
+      refuse('no_label', image, f'{image} has no label map {path}.')
     data = self._labels.read(label)
     return decoded('unreadable_map', decode_label_map, data, path)
 
   def _check_sizes(self, index, image, values, report):
     if image.shape[:2] != values.shape:
       name, label = self._names[index]
-      picture, path = self._images.label(name), self._labels.label(label)
+      file, path = self._images.label(name), self._labels.label(label)
       report(
         'sizes_differ',
-        picture,
-        f'{picture} is {image.shape[0]} x {image.shape[1]} but {path} is '
+        file,
+        f'{file} is {image.shape[0]} x {image.shape[1]} but {path} is '
         f'{values.shape[0]} x {values.shape[1]}; they must be equal (height x '
         'width).',
       )
@@ -253,8 +253,8 @@ def _bad(what):
   refuse('bad_argument', 'data.source', f'data.{what}')
 
 
-def _pictures(names, layout):
-  """[(picture, its label map)], in order."""
+def _images(names, layout):
+  """[(image, its label map)], in order."""
   found = []
   for name in names:
     if layout.image_ending:
@@ -271,27 +271,27 @@ def _pictures(names, layout):
 
 
 def _listed(found, path, label_ending):
-  """The pictures that a text file names, in its order."""
+  """The images that a text file names, in its order."""
   try:
     lines = pathlib.Path(path).read_text(encoding='utf-8').split('\n')
   except (OSError, UnicodeDecodeError) as error:
     where = str(path)
     refuse('missing_file', where, f'data.names={path} cannot be read: {error}.')
-  wanted = [line.strip() for line in lines if line.strip()]
-  # A picture is called as its label map is, which has one ending.
+  expected = [line.strip() for line in lines if line.strip()]
+  # An image is called as its label map is, which has one ending.
   known = {
     label.removesuffix(label_ending): both
     for both in found
     for label in both[1:]
   }
-  missing = [name for name in wanted if name not in known]
-  if missing or not wanted:
+  missing = [name for name in expected if name not in known]
+  if missing or not expected:
     some = f', such as {missing[0]!r}' if missing else ''
     refuse(
       'missing_file',
       str(path),
-      f'data.names={path} names {len(wanted)} pictures, of which '
+      f'data.names={path} names {len(expected)} images, of which '
       f'{len(missing)} are not there{some}; a line is a path below data.images '
       f'without its ending, like {min(known)!r}.',
     )
-  return [known[name] for name in wanted]
+  return [known[name] for name in expected]

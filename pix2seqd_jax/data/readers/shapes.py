@@ -16,7 +16,7 @@ from pix2seqd_jax.types import Category, Segment
 SPLITS = ('train', 'eval', 'test')
 STUFF = ('sky', 'ground', 'water')
 _STUFF_COLORS = ((135, 190, 235), (150, 120, 70), (40, 80, 160))
-# A stuff region smaller than this share of the picture is void.
+# A stuff region smaller than this fraction of the image is void.
 _SMALLEST_STUFF = 0.004
 _NUMBERS = ('no', 'a', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight')
 
@@ -38,7 +38,7 @@ class Shapes:
     noise: standard deviation of the pixel noise, in [0, 1] units.
     occlusion: the chance that a thing is put against another one, touching or
       covering it; 0: no two things overlap.
-    min_visible: a thing is left out where less than this share of it shows.
+    min_visible: a thing is left out where less than this fraction of it shows.
     seed: of the whole data set.
 
   Raises:
@@ -223,7 +223,7 @@ class Shapes:
     return table[ids], segments
 
   def _caption(self, segments):
-    names = [self.categories[s.category - 1].name for s in segments]
+    names = [self.categories[s.class_id - 1].name for s in segments]
     things = [
       f'{_word(names.count(name))} {name}{"s" * (names.count(name) > 1)}'
       for name in self.things

@@ -31,7 +31,7 @@ class Tfds:
     cityscapes/semantic_segmentation: as `semantic_folder` reads them.
     davis: each frame is an example, with `video` (its name) and `frame` (from
       0); ids are those of the objects, 0 is the background, one class. Each
-      access reads a whole film: convert them (`pix2seqd_jax.cli.convert_data`).
+      access reads a whole video: convert them (`pix2seqd_jax.cli.convert_data`).
 
   Args:
     folder: of the prepared data (it holds features.json), or None.
@@ -44,7 +44,7 @@ class Tfds:
       or COCO's with `categories`); None takes the names of the data set, which
       must be COCO's, or numbers below 133 for these.
     max_examples: the first so many only; None for all.
-    exif: whether to turn pictures as their EXIF orientation says.
+    exif: whether to turn images as their EXIF orientation says.
 
   Raises:
     ValueError: not prepared, no such split, unknown fields or classes; when an
@@ -253,21 +253,21 @@ class _Semantic:
 
 
 class _Frames:
-  """The fields of davis: films, of which each frame becomes an example."""
+  """The fields of davis: videos, of which each frame becomes an example."""
 
   fields = ('metadata', 'video')
   parts = ('frames', 'segmentations')
 
   def __init__(self, records, categories, exif):
     self.records, self.exif = records, exif
-    counts = [self._film(i)[2] for i in range(len(records))]
-    self.films = np.repeat(np.arange(len(counts)), counts)
+    counts = [self._video(i)[2] for i in range(len(records))]
+    self.videos = np.repeat(np.arange(len(counts)), counts)
     self.frames = np.concatenate([np.arange(count) for count in counts])
 
   def __len__(self):
-    return len(self.films)
+    return len(self.videos)
 
-  def _film(self, number):
+  def _video(self, number):
     features = read_features(self.records, number)
     name = self.records.name(number)
     fail = _failing(name)
@@ -283,9 +283,9 @@ class _Frames:
     return features, video, counts[0]
 
   def _frame(self, index):
-    """The features of one frame, its film and its number in it."""
-    number, frame = int(self.films[index]), int(self.frames[index])
-    features, video, _ = self._film(number)
+    """The features of one frame, its video and its number in it."""
+    number, frame = int(self.videos[index]), int(self.frames[index])
+    features, video, _ = self._video(number)
     return (
       {key: features[f'video/{key}'][frame : frame + 1] for key in self.parts},
       video,
@@ -295,7 +295,7 @@ class _Frames:
   def example(self, index):
     features, video, frame = self._frame(index)
     file = f'{video}/{frame:05d}.jpg'
-    name = f'{self.records.name(int(self.films[index]))} ({file})'
+    name = f'{self.records.name(int(self.videos[index]))} ({file})'
     image, ids = _pair(features, self.parts, name, self.exif)
     if ids.min() < 0 or ids.max() > 254:
       _failing(name)('its map has ids beyond 0..254.', 'bad_segment_id')
@@ -311,7 +311,7 @@ class _Frames:
     }
 
   def file_name(self, index):
-    return self.records.name(int(self.films[index]))
+    return self.records.name(int(self.videos[index]))
 
   def original(self, index):
     return {'image': self._frame(index)[0]['frames'][0]}
@@ -349,14 +349,14 @@ def _info(folder):
 
 
 def _pair(features, keys, name, exif):
-  """A picture and its map of one channel, of equal size."""
+  """An image and its map of one channel, of equal size."""
   fail = _failing(name)
   image, values = (panoptic_record.blob(features, key, fail) for key in keys)
   image = decode_image(image, name, exif=exif)
   values = decode_label_map(values, f'{name}, {keys[1]}')
   if image.shape[:2] != values.shape:
     fail(
-      f'the picture is {image.shape[0]} x {image.shape[1]} but its map is '
+      f'the image is {image.shape[0]} x {image.shape[1]} but its map is '
       f'{values.shape[0]} x {values.shape[1]}.',
       'sizes_differ',
     )

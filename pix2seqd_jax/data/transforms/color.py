@@ -1,4 +1,4 @@
-"""Colour jitter of SimCLRv2, on float32 pictures in [0, 1]."""
+"""Colour jitter of SimCLRv2, on float32 images in [0, 1]."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def brightness(image, factor):
 
 
 def contrast(image, factor):
-  """Moves every channel away from its mean over the picture."""
+  """Moves every channel away from its mean over the image."""
   pixels = image.reshape(-1, image.shape[-1])
   mean = [pixels[:, c].mean(dtype=np.float64) for c in range(image.shape[-1])]
   mean = np.array(mean, np.float32)
@@ -67,7 +67,7 @@ def draw(strength, rng):
 
 
 def apply(image, drawn):
-  """Does what `draw` drew to a float32 picture; each change is clipped.
+  """Does what `draw` drew to a float32 image; each change is clipped.
 
   `train/augment.py` does the same on the device.
   """

@@ -1,4 +1,4 @@
-"""Mirrored pictures, and what their classes are called then."""
+"""Mirrored images, and what their classes are called then."""
 
 import dataclasses
 
@@ -7,10 +7,10 @@ from pix2seqd_jax.data.transforms.resize import flip
 
 @dataclasses.dataclass(frozen=True)
 class RandomFlip:
-  """Mirrors left and right, picture and ids together; adds `flipped`.
+  """Mirrors left and right, image and ids together; adds `flipped`.
 
   `swap` has pairs of class numbers, 1..C, that change places in a mirrored
-  picture, such as a left and a right eye; else a mirrored left eye is called
+  image, such as a left and a right eye; else a mirrored left eye is called
   left.
   """
 
@@ -44,7 +44,7 @@ class RandomFlip:
       return example
     other = {a: b for pair in self.swap for a, b in (pair, pair[::-1])}
     segments = tuple(
-      s._replace(category=other.get(s.category, s.category))
+      s._replace(class_id=other.get(s.class_id, s.class_id))
       for s in example['segments']
     )
     return example | {'segments': segments}

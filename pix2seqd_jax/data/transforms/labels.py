@@ -19,12 +19,12 @@ ID_ORDERS = ('random', 'raster', 'centroid', 'area', 'grid')
 class Labels:
   """Adds `semantic` and `instance`, int32 at mask resolution `size`.
 
-  Crowd segments become void. Where more than max_instances - 1 segments show,
+  Crowd segments become void. Where more than num_ids - 1 segments show,
   the largest are kept and the rest becomes void; `counts` says how often, and
   a warning says so once.
 
   `id_order` names the segments that show, after crop and flip:
-    'random': fresh distinct ids out of 1..max_instances - 1 (the paper);
+    'random': fresh distinct ids out of 1..num_ids - 1 (the paper);
     'raster': 1, 2, ... by their first pixel, row by row from the top left;
     'centroid': 1, 2, ... by the row of their centre of mass, then its column;
     'area': 1, 2, ... from the largest to the smallest;
@@ -39,7 +39,7 @@ class Labels:
   """
 
   size: tuple[int, int]
-  max_instances: int
+  num_ids: int
   id_order: str = 'random'
   stuff: tuple[int, ...] = ()
   counts: dict = dataclasses.field(
@@ -51,9 +51,9 @@ class Labels:
     if len(tuple(size)) != 2 or min(size) < 1:
       raise ValueError(f'labels: size={size} must be (height, width) >= 1.')
     object.__setattr__(self, 'size', tuple(int(n) for n in size))
-    if self.max_instances < 2:
+    if self.num_ids < 2:
       raise ValueError(
-        f'labels: max_instances={self.max_instances} counts the null id 0, so '
+        f'labels: num_ids={self.num_ids} counts the null id 0, so '
         'it must be at least 2.'
       )
     if self.id_order not in ID_ORDERS:
@@ -70,7 +70,7 @@ class Labels:
     areas = np.bincount(ids.ravel(), minlength=largest + 1)
     classes = np.zeros(len(areas), np.int32)
     for segment in segments:
-      classes[segment.id] = segment.category
+      classes[segment.id] = segment.class_id
     shown = np.flatnonzero((areas > 0) & (classes > 0))
     shown = self._largest(shown, areas, example.get('file'))
     names = self._own(shown, classes, areas)
@@ -87,25 +87,25 @@ class Labels:
     return example | {'semantic': semantic, 'instance': instance}
 
   def _largest(self, shown, areas, file):
-    room = self.max_instances - 1
-    if len(shown) <= room:
+    package = self.num_ids - 1
+    if len(shown) <= package:
       return shown
     self.counts['overfull'] = self.counts.get('overfull', 0) + 1
     if self.counts['overfull'] == 1:
       warnings.warn(
-        f'{file} shows {len(shown)} segments but data.max_instances='
-        f'{self.max_instances} names {room}: the {room} largest are kept, '
-        'the rest is void. Said once; set data.max_instances higher to keep '
+        f'{file} shows {len(shown)} segments but data.num_ids='
+        f'{self.num_ids} names {package}: the {package} largest are kept, '
+        'the rest is void. Said once; set data.num_ids higher to keep '
         'all.',
         stacklevel=2,
       )
     order = np.argsort(-areas[shown], kind='stable')
-    return np.sort(shown[order[:room]])
+    return np.sort(shown[order[:package]])
 
   def _own(self, shown, classes, areas):
     """Names of the segments whose class has an id of its own, 0 elsewhere."""
     names = np.zeros(len(areas), np.int32)
-    for i, number in enumerate(self.stuff[: self.max_instances - 1]):
+    for i, number in enumerate(self.stuff[: self.num_ids - 1]):
       of_class = shown[classes[shown] == number]
       if len(of_class):
         names[of_class[np.argmax(areas[of_class])]] = i + 1
@@ -114,7 +114,7 @@ class Labels:
   def _free(self, names, count):
     """The ids for all other segments; those of absent classes come last."""
     taken = int((names > 0).sum())
-    ids = np.arange(1, self.max_instances)
+    ids = np.arange(1, self.num_ids)
     behind = ids[len(self.stuff) :]
     if count - taken <= len(behind):
       return behind

@@ -1,7 +1,7 @@
-"""Label maps as pictures, painted before they are resized (SemFlow).
+"""Label maps as images, painted before they are resized (SemFlow).
 
 The release of SemFlow (Wang et al. 2024, https://arxiv.org/abs/2405.20282)
-paints the label map as it is in its file and resizes the picture bilinearly,
+paints the label map as it is in its file and resizes the image bilinearly,
 which makes colours of no class along borders. Without this transform a model
 paints the map that the nearest pixel has resized.
 """
@@ -16,12 +16,12 @@ import numpy as np
 class Paint:
   """Adds `colors` uint8 [h, w, 3]: each class its anchor, void white.
 
-  What follows changes it as it changes the picture, but resizes it
+  What follows changes it as it changes the image, but resizes it
   bilinearly. It comes behind all that changes the class of a pixel.
 
   Attributes:
-    num_classes: of the data set; a recipe's data.num_classes.
-    levels, spacing: see encoding.anchors; a recipe's model.anchors.
+    num_classes: of the data set; a config's data.num_classes.
+    levels, spacing: see encoding.anchors; a config's model.anchors.
   """
 
   num_classes: int
@@ -43,6 +43,6 @@ class Paint:
     classes = np.zeros(int(ids.max(initial=0)) + 1, np.int32)
     for segment in example['segments']:
       if segment.id < len(classes) and not segment.is_crowd:
-        classes[segment.id] = segment.category
+        classes[segment.id] = segment.class_id
     colors = self.anchors.paint(classes)
     return example | {'colors': np.take(colors, ids, axis=0)}

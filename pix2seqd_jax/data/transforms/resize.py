@@ -1,6 +1,6 @@
-"""Resizes of pictures, as the original's bilinear with anti-aliasing.
+"""Resizes of images, as the original's bilinear with anti-aliasing.
 
-All paths are the triangle filter, which widens when a picture shrinks: uint8
+All paths are the triangle filter, which widens when an image shrinks: uint8
 stays uint8, float32 stays float32 (channel by channel).
 """
 
@@ -54,7 +54,7 @@ def resize_image(
   from the float path, which is the original's, by 1.5 levels.
 
   Args:
-    image: the picture.
+    image: the image.
     size: (h, w).
     method: 'bilinear' or 'bicubic'.
     window: two slices: of the result, only this part is made. For uint8 that
@@ -77,16 +77,16 @@ def resize_image(
     how = cv2.INTER_LINEAR
     made = cv2.resize(image, size[::-1], interpolation=how)[window]
     return cv2.flip(made, 1) if mirror else made
-  picture = Image.fromarray(np.ascontiguousarray(image))
+  image = Image.fromarray(np.ascontiguousarray(image))
   (top, bottom, _), (left, right, _) = (
     part.indices(n) for part, n in zip(window, size)
   )
   tall, wide = (old / new for old, new in zip(image.shape[:2], size))
   h, w = image.shape[:2]
-  # Rounding must not take the box out of the picture.
+  # Rounding must not take the box out of the image.
   lower = (min(right * wide, w), min(bottom * tall, h))
   box = (left * wide, top * tall, *lower)
-  made = picture.resize((right - left, bottom - top), METHODS[method], box=box)
+  made = image.resize((right - left, bottom - top), METHODS[method], box=box)
   return np.asarray(made.transpose(_MIRROR) if mirror else made)
 
 
@@ -107,8 +107,8 @@ def flip(image):
   if image.dtype != np.uint8:
     return image[:, ::-1]
   # NumPy takes ten times as long to turn pixels of three bytes.
-  picture = Image.fromarray(np.ascontiguousarray(image))
-  return np.asarray(picture.transpose(_MIRROR))
+  image = Image.fromarray(np.ascontiguousarray(image))
+  return np.asarray(image.transpose(_MIRROR))
 
 
 def size_that_fits(size, target):

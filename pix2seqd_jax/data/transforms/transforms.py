@@ -1,7 +1,7 @@
 """What is done to an example on the host, as data of the config.
 
 A list of transforms is a tuple of (name, kwargs) pairs, applied in order; each
-is a frozen dataclass called as `transform(example, rng) -> example`. Pictures
+is a frozen dataclass called as `transform(example, rng) -> example`. Images
 stay uint8 (float32 in [0, 1] is taken too). `ids` are always resized by the
 nearest pixel. The semantics are those of Pix2Seq-D (arXiv 2210.06366).
 """
@@ -88,7 +88,7 @@ class ScaleJitter:
       )
 
   def draw(self, shape, rng):
-    """The new size of a picture of this shape."""
+    """The new size of an image of this shape."""
     low, high = self.scale
     scale = low + (high - low) * rng.random()
     return jittered_size(shape, self.size, scale)
@@ -112,13 +112,14 @@ class FixedSizeCrop:
     _check_size(self)
 
   def draw(self, shape, rng):
-    """The window out of a picture of this shape."""
-    room = [max(n - m, 0) for n, m in zip(shape, self.size)]
+    """The window out of an image of this shape."""
+    package = [max(n - m, 0) for n, m in zip(shape, self.size)]
     first = rng.random()
     second = rng.random() if self.independent else first
     # float32, as the original multiplies.
     top, left = (
-      int(np.float32(r) * np.float32(u)) for r, u in zip(room, (first, second))
+      int(np.float32(r) * np.float32(u))
+      for r, u in zip(package, (first, second))
     )
     return np.s_[top : top + self.size[0], left : left + self.size[1]]
 
@@ -167,7 +168,7 @@ class ColorJitter:
   """SimCLRv2's colour jitter; nothing where strength is 0.
 
   With where='device' the host only draws, adding `color` float32 [9], and the
-  training step changes the picture (train/augment.py). That sees the picture
+  training step changes the image (train/augment.py). That sees the image
   as it is at the end, so only a flip and the padding may follow.
   """
 
@@ -244,7 +245,7 @@ class Pad:
   """Pads at the bottom and right to `size`.
 
   Adds `valid` bool [h, w], False where padded, and `unpadded` = (h, w). The
-  fill of the picture is `fill` here; the device paints 0.3 where not valid.
+  fill of the image is `fill` here; the device paints 0.3 where not valid.
   """
 
   size: tuple[int, int]
@@ -256,7 +257,7 @@ class Pad:
     h, w = example['ids'].shape
     if h > self.size[0] or w > self.size[1]:
       raise ValueError(
-        f'pad: the picture is {h} x {w}, larger than size={self.size}; put '
+        f'pad: the image is {h} x {w}, larger than size={self.size}; put '
         'fixed_size_crop or resize_to_fit before pad.'
       )
     if (h, w) == self.size:
@@ -371,7 +372,7 @@ def build_transforms(pairs):
 
 
 def _check_order(built):
-  """Raises ValueError where the device would see another picture."""
+  """Raises ValueError where the device would see another image."""
   for i, transform in enumerate(built):
     if isinstance(transform, ColorJitter) and transform.where == 'device':
       later = built[i + 1 :]
@@ -379,7 +380,7 @@ def _check_order(built):
       if any(isinstance(t, again) for t in later):
         raise ValueError(
           "data.transforms: color_jitter with where='device' is done last, on "
-          'the finished picture; put scale_jitter, fixed_size_crop and '
+          'the finished image; put scale_jitter, fixed_size_crop and '
           'resize_to_fit before it, and have it once.'
         )
     if isinstance(transform, Paint):

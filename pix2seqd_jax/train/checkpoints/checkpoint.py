@@ -317,14 +317,14 @@ class Checkpointer:
   def _restore(self, abstract_state: TrainState, step: int) -> TrainState:
     import orbax.checkpoint as ocp
 
-    wanted = _items(abstract_state)
-    missing = [k for k in wanted if not (self._folder(step) / k).is_dir()]
+    expected = _items(abstract_state)
+    missing = [k for k in expected if not (self._folder(step) / k).is_dir()]
     if missing:
       raise ValueError(
         f'it has no {" and no ".join(missing)}; where it holds weights alone, '
         'start from them by config.init_from.'
       )
-    args = {k: ocp.args.StandardRestore(v) for k, v in wanted.items()}
+    args = {k: ocp.args.StandardRestore(v) for k, v in expected.items()}
     found = self._manager.restore(step, args=ocp.args.Composite(**args))
     frozen = abstract_state.params.get('frozen', {})
     if jax.tree.leaves(frozen):

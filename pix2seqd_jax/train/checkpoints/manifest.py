@@ -153,26 +153,26 @@ def states(
   """
   folder = pathlib.Path(folder)
   try:
-    wanted = read(folder).files
+    expected = read(folder).files
   except Damaged:
     return {FILE: 'damaged' if is_sealed(folder) else 'missing'}
   mine = [
     name
-    for name in wanted
+    for name in expected
     if not only or any(name == o or name.startswith(f'{o}/') for o in only)
   ]
   names = sorted({*mine, *files_in(folder, only)})
-  found = _digests(folder, [n for n in names if n in wanted], threads)
+  found = _digests(folder, [n for n in names if n in expected], threads)
   result = {FILE: 'ok'}
   for name in names:
-    if name not in wanted:
+    if name not in expected:
       result[name] = 'extra'
     elif found[name] is None:
       result[name] = 'missing'
-    elif found[name][0] != wanted[name][0]:
-      result[name] = f'{found[name][0]} of {wanted[name][0]} bytes'
+    elif found[name][0] != expected[name][0]:
+      result[name] = f'{found[name][0]} of {expected[name][0]} bytes'
     else:
-      same = found[name] == wanted[name]
+      same = found[name] == expected[name]
       result[name] = 'ok' if same else 'other content'
   return result
 

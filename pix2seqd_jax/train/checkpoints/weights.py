@@ -188,16 +188,16 @@ def _list(title: str, names: Sequence[str]) -> str:
 def _copy_part(flat, loaded, entry, pair) -> tuple[dict[str, Any], list[str]]:
   """New leaves for one pair of prefixes, and lines for the report."""
   directory, _, _, rule = entry
-  wanted, given = _select(flat, pair[1]), _select(loaded, pair[0])
-  missing = sorted(set(wanted) - set(given))
-  extra = sorted(set(given) - set(wanted))
+  expected, given = _select(flat, pair[1]), _select(loaded, pair[0])
+  missing = sorted(set(expected) - set(given))
+  extra = sorted(set(given) - set(expected))
   new, wrong, lines = {}, [], []
   if rule == 'partial':
     lines, missing = [f'  new: {pair[1]}/{name}' for name in missing], []
-  for name in sorted(set(wanted) & set(given)):
+  for name in sorted(set(expected) & set(given)):
     path = f'{pair[1]}/{name}' if pair[1] else name
-    old, like = np.shape(given[name]), tuple(wanted[name].shape)
-    value = _fitted(rule, name, given[name], wanted[name])
+    old, like = np.shape(given[name]), tuple(expected[name].shape)
+    value = _fitted(rule, name, given[name], expected[name])
     if value is None:
       wrong.append(f'{path}: {like} here, {old} there')
     else:
@@ -245,7 +245,7 @@ def init_from(
       rows at the end, so that it starts as the function it was (conv_in when
       past masks join the input: 272 -> 304 channels);
     * 'partial': as 'grow', and what only this run has stays as initialised
-      (cross-attention on top of a decoder pretrained without pictures).
+      (cross-attention on top of a decoder pretrained without images).
 
   Args:
     params: of this run, arrays or shapes; leaves that nothing names stay.

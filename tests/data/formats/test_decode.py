@@ -15,7 +15,7 @@ def _bytes(array, kind='PNG', **kwargs):
   return buffer.getvalue()
 
 
-def test_pictures_and_ids_of_bytes():
+def test_images_and_ids_of_bytes():
   rng = np.random.default_rng(0)
   colors = rng.integers(0, 256, (5, 7, 3), np.uint8)
   data = _bytes(colors)

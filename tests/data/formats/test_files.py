@@ -1,4 +1,4 @@
-"""Pictures of every mode, broken files, names that try to leave."""
+"""Images of every mode, broken files, names that try to leave."""
 
 import numpy as np
 import pytest
@@ -59,9 +59,9 @@ def test_sixteen_bits_are_scaled(tmp_path, suffix):
   Image.fromarray(values).save(path)
   read = files.read_image(path)
   assert read.dtype == np.uint8
-  wanted = np.round(values / 257).astype(int)
+  expected = np.round(values / 257).astype(int)
   for channel in range(3):
-    assert np.abs(read[..., channel] - wanted).max() <= 1
+    assert np.abs(read[..., channel] - expected).max() <= 1
   assert read[0, 2, 0] == 255 and read[0, 0, 0] == 0
 
 
@@ -78,7 +78,7 @@ def test_cmyk(tmp_path, colors):
 def test_exif_orientation_is_applied(tmp_path, orientation):
   # 8 x 16 blocks, so that JPEG keeps them apart.
   blocks = np.array([[0, 100, 200], [250, 150, 50]], np.uint8)
-  picture = np.repeat(blocks.repeat(16, 0).repeat(16, 1)[..., None], 3, -1)
+  image = np.repeat(blocks.repeat(16, 0).repeat(16, 1)[..., None], 3, -1)
   stored = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -88,20 +88,20 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     6: lambda a: np.rot90(a),
     7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
     8: lambda a: np.rot90(a, -1),
-  }[orientation](picture)
+  }[orientation](image)
   image = Image.fromarray(np.ascontiguousarray(stored))
   exif = image.getexif()
   exif[0x0112] = orientation
   path = tmp_path / 'turned.jpg'
   image.save(path, exif=exif, quality=95)
   upright = files.read_image(path)
-  assert upright.shape == picture.shape
-  assert np.abs(upright.astype(int) - picture).max() < 8
+  assert upright.shape == image.shape
+  assert np.abs(upright.astype(int) - image).max() < 8
   raw = files.read_image(path, exif=False)
   assert raw.shape == stored.shape
 
 
-def test_broken_pictures_name_the_file(tmp_path, colors):
+def test_broken_images_name_the_file(tmp_path, colors):
   whole = tmp_path / 'whole.png'
   Image.fromarray(colors.repeat(20, 0).repeat(20, 1)).save(whole)
   cut = tmp_path / 'cut.png'
@@ -109,13 +109,13 @@ def test_broken_pictures_name_the_file(tmp_path, colors):
   empty = tmp_path / 'empty.jpg'
   empty.touch()
   text = tmp_path / 'text.jpg'
-  text.write_text('not a picture')
+  text.write_text('not an image')
   deep = tmp_path / 'float.tif'
   Image.fromarray(np.ones((3, 3), np.float32)).save(deep)
   for path, words in (
     (cut, 'cut off or damaged'),
     (empty, r'empty \(zero bytes\)'),
-    (text, 'not a picture'),
+    (text, 'not an image'),
     (deep, "mode 'F'"),
     (tmp_path / 'none.jpg', 'does not exist'),
     (tmp_path, 'is no file'),
@@ -193,13 +193,13 @@ def test_links_out_of_the_folder_are_refused(tmp_path):
   files.safe_join(inside / 'up' / 'inside', 'real.png')
 
 
-def test_pictures_of_folders(tmp_path, colors):
+def test_images_of_folders(tmp_path, colors):
   for name in ('b.png', 'a.JPG', '.hidden.png', 'notes.txt'):
     (tmp_path / name).touch()
   (tmp_path / 'sub.png').mkdir()
   found = files.list_images(tmp_path, tmp_path / 'b.png')
   assert [p.name for p in found] == ['a.JPG', 'b.png', 'b.png']
-  with pytest.raises(ValueError, match=r'sub\.png has no pictures'):
+  with pytest.raises(ValueError, match=r'sub\.png has no images'):
     files.list_images(tmp_path / 'sub.png')
   with pytest.raises(ValueError, match='does not exist'):
     files.list_images(tmp_path / 'none')

@@ -81,7 +81,7 @@ _OURS = {'ids': [1, 2, 3], 'extra': {}}
     ('image', None, "'image' is not one string of bytes"),
     ('image', np.array([3]), "'image' is not one string of bytes"),
     ('image', [b'a', b'b'], "'image' is not one string of bytes"),
-    ('image', [b'no picture'], r'a/b\.jpg.*not a picture'),
+    ('image', [b'no image'], r'a/b\.jpg.*not an image'),
     ('image', [b''], r'a/b\.jpg.*zero bytes'),
     ('image/filename', [b'\xff'], 'no UTF-8'),
     ('image/filename', [b'../x'], 'climbs out'),

@@ -68,9 +68,9 @@ def test_parts_of_files(shards, kind):
     shards[2]._replace(skip=10, take=-1),  # as TFDS says: all that follow
   ]
   found = records.Records(part, kind)
-  wanted = [3, 4, 16, 17, 18, 19]
+  expected = [3, 4, 16, 17, 18, 19]
   assert [found.read(i) for i in range(len(found))] == [
-    _record(i) for i in wanted
+    _record(i) for i in expected
   ]
   assert found.name(2).endswith(f'2.{kind}, record 10')
 

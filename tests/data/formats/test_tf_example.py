@@ -17,9 +17,9 @@ _EXAMPLE = {
 }
 
 
-def _equal(found, wanted):
-  assert sorted(found) == sorted(wanted)
-  for name, value in wanted.items():
+def _equal(found, expected):
+  assert sorted(found) == sorted(expected)
+  for name, value in expected.items():
     if isinstance(value, np.ndarray):
       np.testing.assert_array_equal(found[name], value)
     else:

@@ -41,7 +41,7 @@ def test_our_reader_reads_it_back_exactly(tmp_path):
     np.testing.assert_array_equal(read[i]['ids'], source[i]['ids'])
     np.testing.assert_array_equal(read[i]['image'], source[i]['image'])
     for a, b in zip(read[i]['segments'], source[i]['segments'], strict=True):
-      assert (a.id, a.category) == (b.id, b.category)
+      assert (a.id, a.class_id) == (b.id, b.class_id)
       assert a.score == (None if i else 1 / 3)
       assert a.is_crowd == (i == 2)
 
@@ -132,7 +132,7 @@ def test_run_lengths_are_the_masks_of_the_things(tmp_path):
   for i in range(2):
     example = source[i]
     for segment in example['segments']:
-      category = source.categories[segment.category - 1]
+      category = source.categories[segment.class_id - 1]
       if not category.is_thing:
         continue
       annotation, result = next(found)
@@ -163,11 +163,11 @@ def test_label_maps_are_read_back_as_a_semantic_folder(tmp_path):
     tmp_path / 'images', tmp_path / 'labels', classes=names, first=1, void=(0,)
   )
   for i in range(2):
-    classes = {s.id: s.category for s in source[i]['segments']}
-    wanted = np.vectorize(lambda n, classes=classes: classes.get(n, 0))(
+    classes = {s.id: s.class_id for s in source[i]['segments']}
+    expected = np.vectorize(lambda n, classes=classes: classes.get(n, 0))(
       source[i]['ids']
     )
-    np.testing.assert_array_equal(read[i]['ids'], wanted)
+    np.testing.assert_array_equal(read[i]['ids'], expected)
 
 
 def test_pycocotools_loads_the_results(tmp_path):

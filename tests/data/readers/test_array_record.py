@@ -66,7 +66,7 @@ def test_files_keep_their_bytes(tmp_path, exif):
   assert shards[0].read_bytes() == shards[1].read_bytes()
 
 
-def test_real_pictures(shared, tmp_path):
+def test_real_images(shared, tmp_path):
   root = shared / 'data' / 'coco_mini'
   source = coco_panoptic.CocoPanoptic(
     root / 'images',
@@ -82,11 +82,11 @@ def test_batches_by_any_number_of_processes(folder):
   transforms = (
     ('random_flip', {}),
     ('pad', {'size': (16, 20)}),
-    ('labels', {'size': (8, 10), 'max_instances': 9}),
+    ('labels', {'size': (8, 10), 'num_ids': 9}),
   )
 
   def run(source, processes=1):
-    shares = [
+    fractions = [
       pipeline.train_batches(
         source,
         transforms,
@@ -99,12 +99,12 @@ def test_batches_by_any_number_of_processes(folder):
       for p in range(processes)
     ]
     for _ in range(4):
-      parts = [next(share) for share in shares]
+      parts = [next(fraction) for fraction in fractions]
       yield {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
   found = ArrayRecord(folder)
-  for one, two, wanted in zip(run(found), run(found, 2), run(SOURCE)):
-    for key, value in wanted.items():
+  for one, two, expected in zip(run(found), run(found, 2), run(SOURCE)):
+    for key, value in expected.items():
       np.testing.assert_array_equal(one[key], value)
       np.testing.assert_array_equal(two[key], value)
 

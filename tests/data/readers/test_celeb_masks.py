@@ -34,7 +34,7 @@ def faces(tmp_path):
       path.parent.mkdir(parents=True, exist_ok=True)
       image = Image.fromarray(mask)
       (image.convert('RGB') if number == 12 else image).save(path)
-    path = root / celeb_masks.PICTURES / f'{number}.jpg'
+    path = root / celeb_masks.IMAGES / f'{number}.jpg'
     path.parent.mkdir(exist_ok=True)
     Image.new('RGB', (2 * SIZE[1], 2 * SIZE[0]), (200, 90, 9)).save(path)
   (root / celeb_masks.MAPPING).write_text(
@@ -103,7 +103,7 @@ def test_what_can_be_wrong(faces, tmp_path):
   with pytest.raises(ValueError, match=r'00003_hair\.png and .* 2 sizes'):
     convert_data.main(['--celeb', str(faces), *out])
   (masks / '0' / '00003_nose.png').unlink()
-  (faces / celeb_masks.PICTURES / '3.jpg').unlink()
+  (faces / celeb_masks.IMAGES / '3.jpg').unlink()
   with pytest.raises(ValueError, match=r'3\.jpg, the face itself, is missing'):
     convert_data.main(['--celeb', str(faces), *out])
   Image.new('L', (3, 3)).save(masks / 'mask.png')

@@ -19,7 +19,7 @@ _IDS = np.array([[7, 7, 26000, 0], [24, 24, 26001, 26001]])
 
 @pytest.fixture(params=['label ids', 'train ids'])
 def layout(request, tmp_path):
-  """Two pictures as the benchmark's scripts write them."""
+  """Two images as the benchmark's scripts write them."""
   numbers = [label.label_id for label in CITYSCAPES]
   if request.param == 'train ids':
     numbers = list(range(19))
@@ -104,7 +104,7 @@ def test_reads_the_official_files(layout):
   assert example['file'] == 'munster/munster_000001_000019_leftImg8bit.png'
   assert example['image_id'] == 'munster_000001_000019'
   np.testing.assert_array_equal(example['ids'], [[1, 1, 3, 0], [2, 2, 4, 4]])
-  found = [(names[s.category - 1], s.is_crowd) for s in example['segments']]
+  found = [(names[s.class_id - 1], s.is_crowd) for s in example['segments']]
   assert found == [
     ('road', False),
     ('person', True),
@@ -124,9 +124,9 @@ def test_an_archive_will_do(layout, tmp_path_factory):
 
 
 def test_the_order_of_the_json_does_not_matter(layout):
-  wanted = layout.open().categories
+  expected = layout.open().categories
   layout.data['categories'].reverse()
-  assert layout.open().categories == wanted
+  assert layout.open().categories == expected
 
 
 def test_counts_are_insisted_on(layout):
@@ -160,13 +160,13 @@ def test_what_contradicts_cityscapes(layout):
     layout.open()
 
 
-def test_names_of_pictures():
+def test_names_of_images():
   form = cityscapes.CityscapesJson
-  for given, wanted in (
+  for given, expected in (
     ('a_1_2_gtFine_leftImg8bit.png', 'a/a_1_2_leftImg8bit.png'),
     ('a_1_2_leftImg8bit.png', 'a/a_1_2_leftImg8bit.png'),
     ('a/a_1_2_leftImg8bit.png', 'a/a_1_2_leftImg8bit.png'),
     ('other.png', 'other.png'),
     ('../up_1_leftImg8bit.png', '../up_1_leftImg8bit.png'),
   ):
-    assert form.picture_name(None, given) == wanted
+    assert form.image_name(None, given) == expected

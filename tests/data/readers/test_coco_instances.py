@@ -85,7 +85,7 @@ def test_small_ones_stay_on_top_and_crowds_lie_under_all(folder):
   assert ids.dtype == np.int32 and ids.shape == (H, W)
   assert ids.flags.c_contiguous
   assert [s.id for s in segments] == [1, 2, 3, 4, 5]  # 13 is hidden
-  assert [s.category for s in segments] == [1, 2, 1, 1, 1]
+  assert [s.class_id for s in segments] == [1, 2, 1, 1, 1]
   assert [s.is_crowd for s in segments] == [False, False, True, False, False]
   square = mask(slice(2, 12), slice(2, 12))
   np.testing.assert_array_equal(ids == 1, SMALL)
@@ -93,7 +93,7 @@ def test_small_ones_stay_on_top_and_crowds_lie_under_all(folder):
   np.testing.assert_array_equal(ids == 3, CROWD & ~square)
   assert ids[19, 29] == 4
   assert (ids[0:3, 25:28] == 5).all()
-  # A picture without annotation is a picture of nothing.
+  # An image without annotation is an image of nothing.
   assert not second['ids'].any() and second['segments'] == ()
   assert len(source) == 2
   assert len(CocoInstances(**write(folder), max_examples=1)) == 1
@@ -129,14 +129,14 @@ def test_what_the_writer_writes_is_read_back(tmp_path):
   for i in range(3):
     example, found = source[i], read[i]
     classes = {
-      s.id: source.categories[s.category - 1] for s in example['segments']
+      s.id: source.categories[s.class_id - 1] for s in example['segments']
     }
     names = [n for n, c in sorted(classes.items()) if c.is_thing]
     table = np.zeros(example['ids'].max() + 1, int)
     table[names] = np.arange(1, len(names) + 1)
     np.testing.assert_array_equal(found['ids'], table[example['ids']])
     for name, segment in zip(names, found['segments'], strict=True):
-      assert things[segment.category - 1] == classes[name]
+      assert things[segment.class_id - 1] == classes[name]
       assert segment.score == name / 7
 
 
@@ -158,7 +158,7 @@ BAD = [
   (
     {'segmentation': {'size': [W, H], 'counts': [600]}},
     'bad_segmentation',
-    '30 x 20 but the picture is 20 x 30',
+    '30 x 20 but the image is 20 x 30',
   ),
   (
     {'segmentation': {'size': [H, W], 'counts': 'P'}},
@@ -227,7 +227,7 @@ def test_a_bad_json(folder, change, words):
     CocoInstances(**write(folder, **change))
 
 
-def test_a_turned_picture_is_told_of(folder):
+def test_a_turned_image_is_told_of(folder):
   images = [{'id': 7, 'file_name': 'a.png', 'height': W, 'width': H}]
   source = CocoInstances(**write(folder, [], images=images))
   with pytest.raises(ValueError, match=r'20 x 30 but .* 30 x 20 .*exif=False'):

@@ -164,14 +164,14 @@ def test_ids_must_agree_both_ways(layout):
     layout.open()[0]
 
 
-def test_a_picture_without_segments_is_all_void(layout):
+def test_a_image_without_segments_is_all_void(layout):
   layout.data['annotations'][0]['segments_info'] = []
   _save_map(layout.root / 'p' / 'three_map.png', 0 * _IDS)
   example = layout.open()[0]
   assert example['segments'] == () and not example['ids'].any()
 
 
-def test_picture_and_map_must_have_one_size(layout):
+def test_image_and_map_must_have_one_size(layout):
   Image.new('RGB', (5, 2)).save(layout.root / 'i' / 'three.png')
   with pytest.raises(ValueError, match=r'three.png is 2 x 5 .* is 2 x 4'):
     layout.open()[0]
@@ -249,7 +249,7 @@ def test_real_files(shared, name):
     for segment, info in zip(
       example['segments'], truth['segments_info'], strict=True
     ):
-      category = source.categories[segment.category - 1]
+      category = source.categories[segment.class_id - 1]
       assert category.id == info['category_id']
       assert segment.is_crowd == bool(info['iscrowd'])
       assert areas[segment.id] == info['area']

@@ -28,8 +28,8 @@ def test_names_and_numbers_are_the_release_s(shared, name, theirs):
   # Their labels count from 0, and void is 255.
   labels = {n: c - 1 if c else 255 for n, c in found.values.items()}
   if name == 'coco_stuff':
-    raw, wanted = oracle['cocostuff/raw_ids'], oracle['cocostuff/mapped_ids']
-    assert labels == dict(zip(raw.tolist(), wanted.tolist(), strict=True))
+    raw, expected = oracle['cocostuff/raw_ids'], oracle['cocostuff/mapped_ids']
+    assert labels == dict(zip(raw.tolist(), expected.tolist(), strict=True))
   else:
     ids = oracle[f'{theirs}/ids'].tolist()
     assert labels == dict(zip(ids, ids, strict=True))

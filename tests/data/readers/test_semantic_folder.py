@@ -34,18 +34,18 @@ _NAMES = {
 
 @pytest.fixture
 def folder(tmp_path):
-  """folder(names, values, ...) writes pictures and maps, returns arguments."""
+  """folder(names, values, ...) writes images and maps, returns arguments."""
 
   def write(names, values, size=None):
     values = np.asarray(values, np.uint8)
     size = size or values.shape[::-1]
-    for root, name, picture in (
+    for root, name, image in (
       ('images', names[0], Image.new('RGB', size, (9, 9, 9))),
       ('labels', names[1], Image.fromarray(values)),
     ):
       path = tmp_path / root / name
       path.parent.mkdir(parents=True, exist_ok=True)
-      picture.save(path)
+      image.save(path)
     return {'images': tmp_path / 'images', 'labels': tmp_path / 'labels'}
 
   return write
@@ -64,7 +64,7 @@ def test_every_value_of_a_layout(folder, layout):
   assert example['ids'].dtype == np.int32
   assert example['ids'][0].tolist() == [table[n] for n in numbers.tolist()]
   classes = len(source.categories)
-  assert [s.category for s in example['segments']] == list(
+  assert [s.class_id for s in example['segments']] == list(
     range(1, classes + 1)
   )
   assert not any(c.is_thing for c in source.categories)
@@ -127,7 +127,7 @@ def test_camvid(shared, tmp_path):
   assert validate(semantic_folder.SemanticFolder, short).found == []
 
 
-def test_pictures_by_a_list_of_names(folder, tmp_path):
+def test_images_by_a_list_of_names(folder, tmp_path):
   for i in '123':
     args = folder((f'a/{i}_im.png', f'a/{i}_seg.png'), [[int(i)]])
   args |= {'classes': 'wxyz', 'image_ending': '_im.png'}
@@ -168,7 +168,7 @@ def test_plain_names_its_own_classes(folder):
     ({'classes': ('a',), 'first': -1}, '0..65535'),
     ({'layout': 'camvid', 'max_examples': 0}, 'max_examples=0'),
     ({'layout': 'camvid', 'images': '/nowhere'}, 'data.images=/nowhere'),
-    ({'layout': 'camvid', 'image_ending': '.gif'}, 'has no pictures'),
+    ({'layout': 'camvid', 'image_ending': '.gif'}, 'has no images'),
     ({'layout': 'camvid', 'label_ending': '_L.png'}, 'wants 0001_L.png'),
   ],
 )
@@ -209,10 +209,10 @@ def test_maps_of_few_bits_hold_numbers_not_grays(folder, depth):
 def test_maps_of_other_modes(folder, mode):
   args = folder(_NAMES['camvid'], [[0, 3]])
   values = np.array([[3, 10]], np.uint16 if mode == 'I;16' else np.uint8)
-  picture = Image.fromarray(values)
+  image = Image.fromarray(values)
   if mode == 'P':
-    picture.putpalette(bytes(range(256)) * 3)
-  picture.save(args['labels'] / '0001.png')
+    image.putpalette(bytes(range(256)) * 3)
+  image.save(args['labels'] / '0001.png')
   source = semantic_folder.SemanticFolder(**args, layout='camvid')
   assert source[0]['ids'].tolist() == [[4, 11]]
 
@@ -239,7 +239,7 @@ def test_faults_one_by_one(folder):
     ('class_out_of_range', '0006.png'),
     ('unreadable_map', '0007.png'),
   }
-  assert [f.rule for f in result.found if f.is_warning] == ['no_picture']
+  assert [f.rule for f in result.found if f.is_warning] == ['no_image']
   source = semantic_folder.SemanticFolder(**args)
   broken = []
   for index in range(len(source)):

@@ -51,7 +51,7 @@ def test_ids_and_segments_agree(size, occlusion):
     names = [s.id for s in segments]
     assert names == list(range(1, len(names) + 1))
     assert set(np.unique(ids)) - {0} == set(names)
-    kinds = [source.categories[s.category - 1] for s in segments]
+    kinds = [source.categories[s.class_id - 1] for s in segments]
     stuff = [c.name for c in kinds if not c.is_thing]
     assert len(stuff) == len(set(stuff))
     assert sum(c.is_thing for c in kinds) <= 9
@@ -62,7 +62,7 @@ def test_things_that_show_too_little_are_left_out():
     occlusion=1.0, num_things=(6, 6), thing_size=(0.4, 0.5), min_visible=0.5
   )
   counts = [
-    sum(source.categories[s.category - 1].is_thing for s in e['segments'])
+    sum(source.categories[s.class_id - 1].is_thing for s in e['segments'])
     for e in (source[i] for i in range(30))
   ]
   assert 1 <= min(counts) < max(counts) <= 6
@@ -78,7 +78,7 @@ def test_no_two_things_overlap_without_occlusion():
     example = source[index]
     areas = np.bincount(example['ids'].ravel())
     for segment in example['segments']:
-      if source.categories[segment.category - 1].is_thing:
+      if source.categories[segment.class_id - 1].is_thing:
         assert areas[segment.id] > 0.9 * full
 
 
@@ -116,7 +116,7 @@ def test_captions_count_the_things_that_show():
   source = shapes.Shapes(things=('star',), num_things=(2, 2), occlusion=0.0)
   example = source[0]
   stars = sum(
-    source.categories[s.category - 1].is_thing for s in example['segments']
+    source.categories[s.class_id - 1].is_thing for s in example['segments']
   )
   assert ('two stars' if stars == 2 else 'a star') in example['caption']
   assert 'in front of the ' in example['caption']

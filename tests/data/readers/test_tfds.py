@@ -60,7 +60,7 @@ def test_a_prepared_data_set_is_found_by_name(coco):
 def test_names_of_classes(tmp_path, coco):
   _, _, root = coco
   names = ['sky-other-merged', 'person']
-  for name, labels, wanted in (
+  for name, labels, expected in (
     ('ByName', names, ((187, names[0], False), (1, 'person', True))),
     ('ByNumber', None, tuple(c[:3] for c in COCO_PANOPTIC)),
   ):
@@ -70,7 +70,7 @@ def test_names_of_classes(tmp_path, coco):
       lambda labels=labels: tfds_folders.panoptic_features(labels),
       list(tfds_folders.panoptic_examples(tfds_folders.files(root))),
     )
-    assert tuple(c[:3] for c in Tfds(folder).categories) == wanted
+    assert tuple(c[:3] for c in Tfds(folder).categories) == expected
   with pytest.raises(ValueError, match='2 classes, but the data set has 133'):
     Tfds(folder, categories=root / 'panoptic.json')
 
@@ -134,16 +134,18 @@ def test_cityscapes_examples_equal_those_of_the_files(tmp_path):
     wrong[0]
 
 
-def test_frames_of_films_are_examples(tmp_path):
-  films = tfds_folders.films()
+def test_frames_of_videos_are_examples(tmp_path):
+  videos = tfds_folders.videos()
   folder = tfds_folders.prepare(
     'TinyDavis',
     tmp_path / 'tfds',
     tfds_folders.davis_features,
-    [tfds_folders.davis_example(video, *film) for video, film in films.items()],
+    [
+      tfds_folders.davis_example(name, *video) for name, video in videos.items()
+    ],
   )
   found = Tfds(folder)
-  tfds_folders.check_films(found, films)
+  tfds_folders.check_videos(found, videos)
   tiny_coco.assert_same(pickle.loads(pickle.dumps(found)), found)
   Conversion(found, tmp_path / 'out', 'train').run()
   tiny_coco.assert_same(ArrayRecord(tmp_path / 'out'), found)
@@ -151,7 +153,7 @@ def test_frames_of_films_are_examples(tmp_path):
     'BadDavis',
     tmp_path / 'bad',
     tfds_folders.davis_features,
-    [tfds_folders.davis_example('bear', *films['bear'], num_frames=9)],
+    [tfds_folders.davis_example('bear', *videos['bear'], num_frames=9)],
   )
   with pytest.raises(ValueError, match=r'record 0: bear has 3 frames'):
     Tfds(folder)

@@ -75,32 +75,32 @@ def test_loading_coco_by_name_prepares_it(tfds, coco, tmp_path, monkeypatch):
 def test_loading_davis_by_name_prepares_it(tfds, tmp_path, monkeypatch):
   from tensorflow_datasets.video.davis import davis
 
-  films = tfds_folders.films()
+  videos = tfds_folders.videos()
 
   def _split_generators(self, _):
     return {'train': self._generate_examples()}
 
   def _generate_examples(self):
-    for video, (frames, maps) in films.items():
+    for video, (frames, maps) in videos.items():
       example = tfds_folders.davis_example(video, frames, [])
       example['video']['segmentations'] = [m[..., None] for m in maps]
       yield video, example
 
   monkeypatch.setattr(davis.Davis, '_split_generators', _split_generators)
   monkeypatch.setattr(davis.Davis, '_generate_examples', _generate_examples)
-  tfds_folders.check_films(
-    Tfds(name='davis/480p', data_dir=tmp_path / 'a', download=True), films
+  tfds_folders.check_videos(
+    Tfds(name='davis/480p', data_dir=tmp_path / 'a', download=True), videos
   )
   tfds.load('davis/480p', data_dir=tmp_path / 'b', download=True)
-  tfds_folders.check_films(
-    Tfds(name='davis/480p', data_dir=tmp_path / 'b'), films
+  tfds_folders.check_videos(
+    Tfds(name='davis/480p', data_dir=tmp_path / 'b'), videos
   )
 
 
 def test_loading_cityscapes_by_name_prepares_it(tfds, tmp_path):
   import zipfile
 
-  # Its pictures are 1024 x 2048 by declaration; the zips are downloaded by
+  # Its images are 1024 x 2048 by declaration; the zips are downloaded by
   # hand, and read by TFDS's own code.
   manual = tmp_path / 'data' / 'downloads' / 'manual'
   manual.mkdir(parents=True)

@@ -71,10 +71,10 @@ def panoptic_examples(layout):
   data = json.loads(pathlib.Path(layout['annotations']).read_text())
   labels = {c['id']: i for i, c in enumerate(data['categories'])}
   for image, annotation in zip(data['images'], data['annotations']):
-    picture = pathlib.Path(layout['images'], image['file_name'])
+    path = pathlib.Path(layout['images'], image['file_name'])
     panoptic = pathlib.Path(layout['panoptic'], annotation['file_name'])
     yield {
-      'image': picture.read_bytes(),
+      'image': path.read_bytes(),
       'image/filename': image['file_name'],
       'image/id': image['id'],
       'panoptic_image': panoptic.read_bytes(),
@@ -125,10 +125,10 @@ def by_file(source):
   return found
 
 
-def equal(found, wanted):
-  found, wanted = by_file(found), by_file(wanted)
-  assert sorted(found) == sorted(wanted)
-  for file, example in wanted.items():
+def equal(found, expected):
+  found, expected = by_file(found), by_file(expected)
+  assert sorted(found) == sorted(expected)
+  for file, example in expected.items():
     assert sorted(found[file]) == sorted(example)
     for key, value in example.items():
       np.testing.assert_array_equal(found[file][key], value, err_msg=key)
@@ -178,11 +178,11 @@ def cityscapes_features():
   }
 
 
-def films():
+def videos():
   """{video: (frames as JPEG, maps)}."""
   import io
 
-  rng, films = np.random.default_rng(0), {}
+  rng, videos = np.random.default_rng(0), {}
   for video, count in (('bear', 3), ('dog-gooses', 2)):
     frames, maps = [], []
     for _ in range(count):
@@ -191,8 +191,8 @@ def films():
       Image.fromarray(image).save(buffer, 'JPEG')
       frames.append(buffer.getvalue())
       maps.append(rng.integers(0, 4, (6, 9), np.uint8))
-    films[video] = frames, maps
-  return films
+    videos[video] = frames, maps
+  return videos
 
 
 def davis_features():
@@ -220,17 +220,17 @@ def davis_example(video, frames, maps, num_frames=None):
   }
 
 
-def check_films(found, films):
+def check_videos(found, videos):
   assert found.categories == (types.Category(1, 'object', True),)
   examples = [found[i] for i in range(len(found))]
   assert sorted((e['video'], e['frame']) for e in examples) == [
-    (video, i) for video in sorted(films) for i in range(len(films[video][0]))
+    (video, i) for video in sorted(videos) for i in range(len(videos[video][0]))
   ]
   for i, example in enumerate(examples):
     video, frame = example['video'], example['frame']
     assert example['index'] == i
     assert example['file'] == f'{video}/{frame:05d}.jpg'
-    frames, maps = films[video]
+    frames, maps = videos[video]
     np.testing.assert_array_equal(example['ids'], maps[frame])
     assert example['ids'].dtype == np.int32
     assert example['segments'] == tuple(

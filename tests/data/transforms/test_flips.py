@@ -20,7 +20,7 @@ def face():
 
 
 def classes_of(example):
-  named = {s.id: s.category for s in example['segments']}
+  named = {s.id: s.class_id for s in example['segments']}
   return [[named[i] for i in row] for row in example['ids'].tolist()]
 
 

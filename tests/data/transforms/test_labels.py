@@ -35,7 +35,7 @@ def test_every_order_names_each_segment_once(order):
     np.testing.assert_array_equal(made['instance'] > 0, made['semantic'] > 0)
     for segment in example['segments']:
       where = example['ids'] == segment.id
-      assert set(made['semantic'][where]) == {segment.category}
+      assert set(made['semantic'][where]) == {segment.class_id}
 
 
 def test_orders_are_what_they_say():
@@ -82,14 +82,14 @@ def test_grid_names_are_places():
 
 def test_grid_names_reach_all_ids():
   """As many segments as there are ids, all crowded into one corner."""
-  for room in (5, 8, 12, 16):
+  for package in (5, 8, 12, 16):
     ids = np.zeros((64, 64), np.int32)
-    ids[:8, :8].flat[: room - 1] = np.arange(1, room)
-    segments = tuple(Segment(i, 1 + i % 3) for i in range(1, room))
-    made = labels.Labels((64, 64), room, 'grid', stuff=(2, 3))(
+    ids[:8, :8].flat[: package - 1] = np.arange(1, package)
+    segments = tuple(Segment(i, 1 + i % 3) for i in range(1, package))
+    made = labels.Labels((64, 64), package, 'grid', stuff=(2, 3))(
       {'ids': ids, 'segments': segments}, None
     )
-    assert set(made['instance'].ravel()) == set(range(room))
+    assert set(made['instance'].ravel()) == set(range(package))
 
 
 @pytest.mark.parametrize('order', labels.ID_ORDERS)
@@ -148,11 +148,11 @@ def test_labels_at_mask_size_are_the_nearest_pixels():
   'kwargs,words',
   [
     ({'id_order': 'rastre'}, "mean 'raster'"),
-    ({'max_instances': 1}, 'max_instances=1.*at least 2'),
+    ({'num_ids': 1}, 'num_ids=1.*at least 2'),
     ({'size': (0, 3)}, 'size'),
   ],
 )
 def test_bad_arguments(kwargs, words):
-  kwargs = {'size': (8, 8), 'max_instances': 5} | kwargs
+  kwargs = {'size': (8, 8), 'num_ids': 5} | kwargs
   with pytest.raises(ValueError, match=words):
     labels.Labels(**kwargs)

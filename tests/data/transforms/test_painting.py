@@ -1,4 +1,4 @@
-"""Painted label maps go through transforms as pictures do."""
+"""Painted label maps go through transforms as images do."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def apply(example, *pairs, seed=0):
 
 def semantic(example):
   size = example['ids'].shape
-  labels = ('labels', {'size': size, 'max_instances': 16})
+  labels = ('labels', {'size': size, 'num_ids': 16})
   return apply(example, labels)['semantic']
 
 

@@ -33,9 +33,9 @@ def test_a_window_is_that_part_of_the_whole(image, size, backend):
     top, left = (int(rng.integers(0, n - 20)) for n in size)
     window = np.s_[top : top + 20 : 1, left : left + 33]
     made = resize.resize_image(image, size, window=window, backend=backend)
-    wanted = exact[window]
-    assert made.shape == wanted.shape and made.dtype == np.uint8
-    assert np.abs(made - wanted).max() <= 1.5
+    expected = exact[window]
+    assert made.shape == expected.shape and made.dtype == np.uint8
+    assert np.abs(made - expected).max() <= 1.5
     turned = resize.resize_image(
       image, size, window=window, mirror=True, backend=backend
     )

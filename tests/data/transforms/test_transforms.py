@@ -38,7 +38,7 @@ def _apply(example, *pairs, seed=0):
 # --- laws ---
 
 
-def test_a_flip_keeps_picture_and_ids_together():
+def test_a_flip_keeps_image_and_ids_together():
   example = _scene()
   flip = ('random_flip', {'chance': 1.0})
   once = _apply(example, flip)
@@ -70,7 +70,7 @@ def test_a_crop_is_a_window_of_both(independent):
   assert on_the_diagonal == (not independent)
 
 
-def test_a_crop_of_a_smaller_picture_is_the_picture():
+def test_a_crop_of_a_smaller_image_is_the_image():
   example = _scene()
   made = _apply(example, ('fixed_size_crop', {'size': (100, 100)}))
   np.testing.assert_array_equal(made['image'], example['image'])
@@ -130,7 +130,7 @@ def test_scale_one_and_fit_stay_within_the_target():
     assert set(np.unique(made['ids'])) <= set(np.unique(example['ids']))
 
 
-def test_very_long_pictures_keep_a_pixel():
+def test_very_long_images_keep_a_pixel():
   assert resize.size_that_fits((2000, 3), (64, 64)) == (64, 1)
   assert resize.jittered_size((3, 2000), (64, 64), 1.0) == (1, 64)
 
@@ -155,7 +155,7 @@ def test_very_long_pictures_keep_a_pixel():
       'done last',
     ),
     (('random_flip',), r'no \(name, kwargs\) pair'),
-    ((('labels', {'size': 8, 'max_instances': 4, 'counts': {}}),), 'counts'),
+    ((('labels', {'size': 8, 'num_ids': 4, 'counts': {}}),), 'counts'),
   ],
 )
 def test_bad_configs(pairs, words):
@@ -163,7 +163,7 @@ def test_bad_configs(pairs, words):
     transforms.build_transforms(pairs)
 
 
-def test_padding_a_picture_that_is_too_large_names_the_file():
+def test_padding_a_image_that_is_too_large_names_the_file():
   with pytest.raises(ValueError, match=r'shapes_train_000000.png.*48 x 60'):
     _apply(_scene(), ('pad', {'size': 32}))
 
@@ -284,7 +284,7 @@ def test_evaluation_transforms_are_the_originals(shared, case, shape):
   )
 
 
-def test_a_stretched_picture_fills_the_size():
+def test_a_stretched_image_fills_the_size():
   example = _scene()
   made = _apply(
     example,

@@ -1,6 +1,6 @@
-"""The original's preprocessing of films, crops and enlargements, key by key.
+"""The original's preprocessing of videos, crops and enlargements, key by key.
 
-Pictures alone are in test_transforms.py.
+Images alone are in test_transforms.py.
 """
 
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ class Draws:
 
 
 @pytest.fixture(scope='module')
-def films(shared):
+def videos(shared):
   return oracles.load_npz(shared / 'oracles' / PURE / 'transforms_video.npz')
 
 
@@ -41,9 +41,9 @@ def padded(channel, size):
 
 
 @pytest.mark.parametrize('case', ['tr0', 'tr1'])
-def test_a_frame_in_training(films, case):
-  """Bicubic, unlike pictures; past masks go with the mask of the frame."""
-  scale = tuple(float(s) for s in films[f'{case}_scale_range'])
+def test_a_frame_in_training(videos, case):
+  """Bicubic, unlike images; past masks go with the mask of the frame."""
+  scale = tuple(float(s) for s in videos[f'{case}_scale_range'])
   built = transforms.build_transforms(
     (
       ('scale_jitter', {'size': IMAGE, 'scale': scale, 'method': 'bicubic'}),
@@ -54,11 +54,11 @@ def test_a_frame_in_training(films, case):
     )
   )
   for name in ('label', 'cond'):
-    theirs = films[f'{case}_out_{name}']
+    theirs = videos[f'{case}_out_{name}']
     for c in range(theirs.shape[-1]):
-      ids = films[f'{case}_{name}'][..., c].astype(np.int32)
-      example = {'image': films[f'{case}_image'], 'ids': ids}
-      made = built(example, Draws(*films[f'{case}_u']))
+      ids = videos[f'{case}_{name}'][..., c].astype(np.int32)
+      example = {'image': videos[f'{case}_image'], 'ids': ids}
+      made = built(example, Draws(*videos[f'{case}_u']))
       ours = resize_nearest(made['ids'], MASK)
       key = f'{case}_out_{name}'
       parity.check(
@@ -66,18 +66,18 @@ def test_a_frame_in_training(films, case):
       )
   key = f'{case}_out_image'
   parity.check(
-    f'{PURE}/transforms_video.npz', key, made['image'], films[key], BOUND
+    f'{PURE}/transforms_video.npz', key, made['image'], videos[key], BOUND
   )
 
 
 @pytest.mark.parametrize('case', ['ev0', 'ev1'])
-def test_a_film_in_evaluation(films, case):
+def test_a_video_in_evaluation(videos, case):
   """Masks go from their own size to the mask's at once, then are padded."""
   built = transforms.build_transforms(
     (('resize_to_fit', {'size': IMAGE}), ('pad', {'size': IMAGE, 'fill': 0.3}))
   )
   frames, masks = [], []
-  for image, label in zip(films[f'{case}_frames'], films[f'{case}_label']):
+  for image, label in zip(videos[f'{case}_frames'], videos[f'{case}_label']):
     ids = label.astype(np.int32)
     made = built({'image': image, 'ids': ids[..., 0]}, None)
     frames.append(made['image'])
@@ -87,18 +87,18 @@ def test_a_film_in_evaluation(films, case):
         [padded(resize_nearest(ids[..., c], size), MASK) for c in (0, 1)], -1
       )
     )
-  assert made['unpadded'] == tuple(films[f'{case}_unpadded'])
-  count = int(films[f'{case}_num_frames'])  # the rest is cut off, or empty
+  assert made['unpadded'] == tuple(videos[f'{case}_unpadded'])
+  count = int(videos[f'{case}_num_frames'])  # the rest is cut off, or empty
   for key, ours, bound in (('image', frames, BOUND), ('label', masks, 0.0)):
     key = f'{case}_out_{key}'
     parity.check(
       f'{PURE}/transforms_video.npz',
       key,
       np.stack(ours[:count]),
-      films[key][:count],
+      videos[key][:count],
       bound,
     )
-  assert len(films[f'{case}_out_label']) == 4
+  assert len(videos[f'{case}_out_label']) == 4
 
 
 def test_crops_begin_where_the_originals_do(shared):

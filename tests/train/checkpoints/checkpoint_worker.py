@@ -12,7 +12,7 @@ import time
 import types
 import warnings
 
-sys.path[:0] = [str(pathlib.Path(__file__).parents[i]) for i in (0, 2)]
+sys.path[:0] = [str(pathlib.Path(__file__).parents[i]) for i in (0, 1, 3)]
 _ID, _PORT, _WORKDIR = sys.argv[1:4]
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'
@@ -30,14 +30,14 @@ import numpy as np  # noqa: E402
 import toy  # noqa: E402
 
 from pix2seqd_jax.cli import commands  # noqa: E402
-from pix2seqd_jax.train import optimizer, sharding, state
-from pix2seqd_jax.train.checkpoints import (
+from pix2seqd_jax.train import optimizer, sharding, state  # noqa: E402
+from pix2seqd_jax.train.checkpoints import (  # noqa: E402
   archive,
   checkpoint,
   manifest,
   retention,
 )
-from pix2seqd_jax.train.processes import distributed
+from pix2seqd_jax.train.processes import distributed  # noqa: E402
 
 
 def slowly(prune):

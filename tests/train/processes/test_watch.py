@@ -121,10 +121,10 @@ def test_silence_is_a_death(monkeypatch):
 @pytest.mark.parametrize('failing', [0, 1])
 def test_an_error_reaches_all_others(failing):
   with Group(3) as group:
-    group.watches[failing].fail('OSError: no such picture')
+    group.watches[failing].fail('OSError: no such image')
     said = group.hear(2)
-  wanted = f'process {failing} of 3 stopped: OSError: no such picture'
-  assert set(said.values()) == {wanted} and failing not in said
+  expected = f'process {failing} of 3 stopped: OSError: no such image'
+  assert set(said.values()) == {expected} and failing not in said
 
 
 def test_a_process_that_leaves_has_not_died():

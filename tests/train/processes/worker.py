@@ -14,7 +14,10 @@ import sys
 import time
 
 _HERE = pathlib.Path(__file__).parent
-sys.path[:0] = map(str, (_HERE, _HERE.parent / 'tasks', *_HERE.parents[:2]))
+_TESTS = _HERE.parents[1]
+sys.path[:0] = map(
+  str, (_HERE, _HERE.parent, _TESTS / 'tasks', _TESTS, _TESTS.parent)
+)
 _ID, _COUNT, _PORT, _WORKDIR, _STEPS, _PAUSE = sys.argv[1:7]
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
@@ -30,7 +33,7 @@ from test_evaluate import Task, eval_batches  # noqa: E402
 from test_loop import Rows  # noqa: E402
 
 from pix2seqd_jax.pretrained import perceptual  # noqa: E402
-from pix2seqd_jax.train import (
+from pix2seqd_jax.train import (  # noqa: E402
   evaluate,
   ledger,
   loop,
@@ -39,8 +42,8 @@ from pix2seqd_jax.train import (
   state,
   step,
 )
-from pix2seqd_jax.train.checkpoints import checkpoint
-from pix2seqd_jax.train.processes import distributed
+from pix2seqd_jax.train.checkpoints import checkpoint  # noqa: E402
+from pix2seqd_jax.train.processes import distributed  # noqa: E402
 
 
 def mine(batches):
@@ -99,12 +102,14 @@ def train(mesh, model, book):
 
 
 def synthesise(mesh):
-  """What pictures that are made from masks are found to be."""
+  """What images that are made from masks are found to be."""
   task = test_synthesis.SynthesisTask(
     test_synthesis.CATEGORIES, perceptual.Features()
   )
   painter = test_synthesis.Painter(0.05)
-  sampler = evaluate.make_sampler(painter, grid=None, stepper=None, mesh=mesh)
+  sampler = evaluate.make_sampler(
+    painter, timesteps=None, sampler=None, mesh=mesh
+  )
   batches = mine(test_synthesis.batches(size=16))
   return evaluate.evaluate(
     painter, task, {}, batches, sample_fn=sampler, mesh=mesh
@@ -128,7 +133,7 @@ def main():
       state.eval_params(held),
       mine(numbered(eval_batches())),
       sample_fn=evaluate.make_sampler(
-        model, grid=None, stepper=None, mesh=mesh
+        model, timesteps=None, sampler=None, mesh=mesh
       ),
       mesh=mesh,
       on_example=lambda _, meta: seen.append(int(meta['index'])),

@@ -1,6 +1,6 @@
-"""The README's picture: held-out examples, their truth and a run's masks.
+"""The README's image: held-out examples, their truth and a run's masks.
 
-  python -m benchmarks.picture --workdir runs/quickstart \
+  python -m benchmarks.headline --workdir runs/quickstart \
     --out colabs/results.png
 """
 
@@ -37,9 +37,9 @@ def main(argv=None):
         legend=False,
       )
     )
-  picture = overlays.grid(panels, args.columns)
-  overlays.save_png(args.out, np.ascontiguousarray(picture))
-  print(f'Wrote {args.out}: {picture.shape[1]} x {picture.shape[0]} pixels.')
+  image = overlays.grid(panels, args.columns)
+  overlays.save_png(args.out, np.ascontiguousarray(image))
+  print(f'Wrote {args.out}: {image.shape[1]} x {image.shape[0]} pixels.')
 
 
 if __name__ == '__main__':
