@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks import common
 from pix2seqd_jax.cli import commands
-from pix2seqd_jax.data import bad_examples
+from pix2seqd_jax.data.formats import bad_examples
 from pix2seqd_jax.data.formats.files import read_image, read_panoptic_png
 from pix2seqd_jax.data.validate import validate
 from pix2seqd_jax.encoding.panoptic_ids import id_to_rgb

@@ -1,7 +1,7 @@
 """Who may import whom, read from the sources; what importing costs.
 
-The table is the architecture: data flows from the packages above to those below,
-and a method is a page because nothing reaches across.
+The table is the architecture: arrows point one way, and a method is a page
+because nothing reaches across.
 """
 
 import ast
@@ -15,169 +15,51 @@ import pytest
 REPO = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = 'pix2seqd_jax'
 
-# Every package (or file at the top level) and what of ours it may import.
+# Every package (or file at the top level) and what of ours it may import. A
+# package is imported whole or not at all; a file may import any other of its
+# own package, but for INSIDE below.
 ALLOWED = {
   '__init__': (),
   'types': (),
   'registry': (),
-  'hints': ('registry',),
-  'config': ('registry', 'hints'),
-  'numbers': (),
-  'encoding': ('types',),
+  'checking': ('registry',),
+  'encoding': (),
   'diffusion': ('types',),
-  'architectures': ('types',),
+  'architectures': (),
   'metrics': ('types', 'registry'),
-  'pretrained': ('types', 'registry', 'architectures'),
-  # The command of that package: it builds a config's model to check a checkpoint
-  # against, and writes a work directory, so it stands above build and train.
-  'pretrained.export': ('pretrained', 'train'),
-  'pretrained.whole': ('pretrained', 'train'),
-  'pretrained.null_prompt': ('pretrained', 'architectures', 'train'),
-  'pretrained.__main__': (
-    'pretrained',
-    'arguments',
-    'build',
-    'workdir',
-    'train',
-    'data.categories',
-  ),
+  'visualize': ('types', 'encoding'),
   'data': ('types', 'registry', 'encoding'),
+  'pretrained': ('architectures',),
   'models': (
-    'types',
-    'registry',
-    'hints',
-    'architectures',
-    'diffusion',
+    *('types', 'registry', 'checking', 'architectures', 'diffusion'),
     'encoding',
-    'pretrained',
   ),
   'tasks': ('types', 'registry', 'metrics', 'encoding'),
   'train': ('types',),
-  'palettes': ('types',),
-  'agreement': ('types', 'encoding'),
-  'tiles': ('types', 'encoding'),
-  'partial_masks': ('types', 'encoding'),
-  'results': (
-    'types',
-    'agreement',
-    'palettes',
+  'experiment': (
+    *('types', 'registry', 'checking', 'diffusion', 'metrics', 'data'),
+    *('pretrained', 'models', 'tasks', 'train'),
+  ),
+  'inference': (
+    *('types', 'encoding', 'data', 'tasks', 'train', 'experiment'),
     'visualize',
-    'data.label_maps',
-    'data.writers',
-    'encoding',
   ),
-  'visualize': ('types', 'encoding', 'palettes'),
-  'visualize_sampling': ('types', 'visualize'),
-  'build_data': (
-    'types',
-    'registry',
-    'hints',
-    'config',
-    'data',
-    'train.sharding',
+  'cli': (
+    *('types', 'registry', 'checking', 'encoding', 'architectures'),
+    *('diffusion', 'data', 'models', 'pretrained', 'train', 'experiment'),
+    *('inference', 'visualize'),
   ),
-  'checks': ('types', 'build', 'build_data', 'hints', 'train.sharding'),
-  'features': ('architectures', 'pretrained'),
-  'build': (
-    'types',
-    'features',
-    'numbers',
-    'registry',
-    'config',
-    'build_data',
-    'data',
-    'diffusion',
-    'encoding',
-    'metrics',
-    'models',
-    'tasks',
-    'train',
-  ),
-  'workdir': (
-    'types',
-    'config',
-    'build',
-    'build_data',
-    'train',
-    'data.categories',
-  ),
-  'completing': (
-    'types',
-    'build',
-    'partial_masks',
-    'results',
-    'tasks.inpainting',
-  ),
-  'synthesizing': ('types', 'build', 'visualize', 'data.label_maps'),
-  'pipeline': (
-    'types',
-    'build',
-    'workdir',
-    'agreement',
-    'completing',
-    'partial_masks',
-    'results',
-    'synthesizing',
-    'tiles',
-    'data.decode',
-    'data.files',
-    'train.log',
-  ),
-  'commands': (
-    'types',
-    'build',
-    'workdir',
-    'pipeline',
-    'synthesizing',
-    'visualize',
-    'data.label_maps',
-    'train',
-  ),
-  'strips': (
-    'types',
-    'agreement',
-    'pipeline',
-    'visualize',
-    'visualize_sampling',
-    'data.files',
-  ),
-  'videos': (),
-  'synthesize': (
-    *('flows', 'pipeline', 'synthesizing', 'visualize', 'data.files', 'train'),
-  ),
-  'flows': (
-    'types',
-    'build',
-    'videos',
-    'pipeline',
-    'results',
-    'synthesizing',
-    'visualize',
-    'diffusion.straightness',
-    'data.files',
-    'data.label_maps',
-  ),
-  'export': ('workdir', 'palettes', 'visualize', 'data.writers'),
-  'arguments': ('types', 'registry', 'config', 'build', 'data'),
-  'convert': ('arguments', 'data'),
-  'latents': (
-    'types',
-    'arguments',
-    'build',
-    'data',
-    'models.image_autoencoder',
-    'train',
-  ),
-  'validate': (
-    'registry',
-    'config',
-    'hints',
-    'arguments',
-    'build_data',
-    'data',
-  ),
-  'verify': ('train',),
-  'run': ('commands', 'config'),
+  'run': ('cli', 'experiment'),
+}
+# What is imported by name: {package: the others that import it}.
+CONFIGS = ('experiment.schema', 'data.readers.layouts')
+# Inside a package: what a part may import of its own package, besides itself.
+INSIDE = {
+  'data.formats': (),
+  'data.transforms': ('data.formats',),
+  'data.readers': ('data.formats', 'data.transforms'),
+  'train.checkpoints': ('train.state', 'train.sharding'),
+  'train.processes': ('train.checkpoints',),
 }
 # Slow, large or optional: imported inside the functions that need them.
 NEVER_AT_THE_TOP = (
@@ -197,7 +79,7 @@ CONFINED = {
   'absl.flags': ('run',),
   'absl.app': ('run',),
   'ml_collections.config_flags': ('run',),
-  'ml_collections': ('config', 'build', 'checks', 'workdir', 'commands', 'run'),
+  'ml_collections': ('experiment', 'inference', 'cli', 'run'),
   'grain': ('data',),
   'orbax': ('train',),
   'optax': ('train', 'models'),
@@ -209,7 +91,7 @@ REFUSED = {
   'metrics': ('flax',),
   'types': ('jax', 'flax'),
 }
-REGISTRY_ROOMS = ('data', 'models', 'tasks', 'metrics')
+WITH_REGISTRIES = ('data', 'models', 'tasks', 'metrics')
 
 
 class Import(NamedTuple):
@@ -249,14 +131,9 @@ def sources(folder: str = PACKAGE) -> list[pathlib.Path]:
   return sorted((REPO / folder).rglob('*.py'))
 
 
-def room_of(path: pathlib.Path) -> str:
-  """'data' for data/formats/files.py, 'build' for build.py; a package's command, its
-  __main__.py, has a line of its own, and so may other files."""
-  parts = path.relative_to(REPO / PACKAGE).parts
-  name = '.'.join(parts).removesuffix('.py')
-  if parts[-1] == '__main__.py' or name in ALLOWED:
-    return name
-  return parts[0].removesuffix('.py')
+def package_of(path: pathlib.Path) -> str:
+  """'data' for data/formats/files.py, 'run' for run.py."""
+  return path.relative_to(REPO / PACKAGE).parts[0].removesuffix('.py')
 
 
 def within(name: str, module: str) -> bool:
@@ -278,22 +155,108 @@ def test_the_reader_of_imports_sees_all_forms(tmp_path, monkeypatch):
   ]
 
 
-def test_every_room_is_in_the_table():
-  assert {room_of(path) for path in sources()} <= set(ALLOWED)
+def module_of(path: pathlib.Path) -> str:
+  """'pix2seqd_jax.data' for pix2seqd_jax/data/__init__.py."""
+  name = '.'.join(path.relative_to(REPO).with_suffix('').parts)
+  return name.removesuffix('.__init__')
 
 
-def test_rooms_import_only_what_they_may():
+def ours(folder: str = PACKAGE) -> list[tuple[pathlib.Path, Import, str]]:
+  """(file, import, what is imported within the package) of all files."""
+  return [
+    (path, one, one.name.removeprefix(f'{PACKAGE}.'))
+    for path in sources(folder)
+    for one in imports_of(path)
+    if one.name.startswith(f'{PACKAGE}.')
+  ]
+
+
+def test_every_package_is_in_the_table():
+  assert {package_of(path) for path in sources()} == set(ALLOWED)
+
+
+def test_packages_import_only_what_they_may():
   wrong = []
-  for path in sources():
-    package = room_of(path)
-    for found in imports_of(path):
-      if not within(found.name, PACKAGE):
-        continue
-      inner = found.name.removeprefix(PACKAGE).lstrip('.')
-      ours = inner.split('.')[0] == package
-      if not (ours or any(within(inner, other) for other in ALLOWED[package])):
-        wrong.append(f'{found}; {package} may import {ALLOWED[package]}')
+  for path, one, inner in ours():
+    package, target = package_of(path), inner.split('.')[0]
+    if target != package and target not in ALLOWED[package]:
+      wrong.append(f'{one}; {package} may import {ALLOWED[package]}')
   assert not wrong, '\n'.join(wrong)
+
+
+def test_every_row_is_used():
+  used = {(package_of(path), inner.split('.')[0]) for path, _, inner in ours()}
+  idle = [
+    f'{package} -> {target}'
+    for package, targets in ALLOWED.items()
+    for target in targets
+    if (package, target) not in used
+  ]
+  assert not idle, f'no file needs these arrows; take them out: {idle}'
+
+
+def test_parts_of_a_package_keep_their_order():
+  wrong = []
+  for path, one, inner in ours():
+    part = '.'.join(path.relative_to(REPO / PACKAGE).parts[:2])
+    if part not in INSIDE or inner.split('.')[0] != part.split('.')[0]:
+      continue
+    if not any(within(inner, other) for other in (part, *INSIDE[part])):
+      wrong.append(f'{one}; {part} may import {INSIDE[part]}')
+  assert not wrong, '\n'.join(wrong)
+
+
+def test_configs_import_the_schema_and_each_others_blocks_alone():
+  wrong = [
+    str(one)
+    for _, one, inner in ours('configs')
+    if not any(within(inner, other) for other in CONFIGS)
+  ]
+  assert not wrong, '\n'.join(wrong)
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+  """Groups of modules that import each other, by Tarjan's algorithm."""
+  order, low, stack, found = {}, {}, [], []
+
+  def visit(node):
+    order[node] = low[node] = len(order)
+    stack.append(node)
+    for other in graph.get(node, ()):
+      if other not in order:
+        visit(other)
+      if other in stack:
+        low[node] = min(low[node], low[other])
+    if low[node] == order[node]:
+      group = stack[stack.index(node) :]
+      del stack[stack.index(node) :]
+      if len(group) > 1:
+        found.append(sorted(group))
+
+  for node in list(graph):
+    if node not in order:
+      visit(node)
+  return found
+
+
+def test_circles_are_seen():
+  assert circles({'a': {'b'}, 'b': {'c'}, 'c': {'a', 'd'}, 'd': set()}) == [
+    ['a', 'b', 'c']
+  ]
+  assert circles({'a': {'b', 'c'}, 'b': {'c'}, 'c': set()}) == []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+  """Imports inside functions count."""
+  paths = [p for f in (PACKAGE, 'configs', 'benchmarks') for p in sources(f)]
+  modules = {module_of(path): path for path in paths}
+  graph = {name: set() for name in modules}
+  for name, path in modules.items():
+    for one in imports_of(path):
+      target = one.name if one.name in modules else one.name.rpartition('.')[0]
+      if target in modules and target != name:
+        graph[name].add(target)
+  assert not circles(graph)
 
 
 def test_imports_are_absolute():
@@ -316,11 +279,11 @@ def test_confined_packages_stay_in_their_files():
   for path in sources():
     for found in imports_of(path):
       for package, packages in CONFINED.items():
-        if within(found.name, package) and room_of(path) not in packages:
+        if within(found.name, package) and package_of(path) not in packages:
           wrong.append(f'{found}; only {packages} may')
-      for package in REFUSED.get(room_of(path), ()):
+      for package in REFUSED.get(package_of(path), ()):
         if within(found.name, package):
-          wrong.append(f'{found}; {room_of(path)} must not')
+          wrong.append(f'{found}; {package_of(path)} must not')
   assert not wrong, '\n'.join(wrong)
 
 
@@ -346,30 +309,28 @@ def _registers(path: pathlib.Path) -> bool:
   )
 
 
-@pytest.mark.parametrize('package', REGISTRY_ROOMS)
-def test_a_room_imports_every_module_that_registers(package):
+@pytest.mark.parametrize('package', WITH_REGISTRIES)
+def test_a_package_imports_every_module_that_registers(package):
   folder = REPO / PACKAGE / package
   imported = {i.name for i in imports_of(folder / '__init__.py')}
-  registering = [p.stem for p in folder.glob('*.py') if _registers(p)]
+  registering = [module_of(p) for p in folder.rglob('*.py') if _registers(p)]
   assert registering
-  for name in registering:
-    assert f'{PACKAGE}.{package}.{name}' in imported, (
-      f'{package}/__init__ lacks it'
-    )
+  assert set(registering) <= imported
 
 
 def test_files_and_functions_stay_short():
+  """400 and 60 lines are the guide; beyond these bounds something is wrong."""
   wrong = []
   for path in sources() + sources('benchmarks') + sources('configs'):
     text = path.read_text(encoding='utf-8')
-    if text.count('\n') > 400:
-      wrong.append(f'{path} has {text.count(chr(10))} lines, at most 400')
+    if text.count('\n') > 600:
+      wrong.append(f'{path} has {text.count(chr(10))} lines, at most 600')
     for node in ast.walk(ast.parse(text)):
       if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         continue
       length = node.end_lineno - node.lineno + 1
-      if length > 60 and node.name != 'get_config':
-        wrong.append(f'{path}: {node.name} has {length} lines, at most 60')
+      if length > 90 and node.name != 'get_config':
+        wrong.append(f'{path}: {node.name} has {length} lines, at most 90')
   assert not wrong, '\n'.join(wrong)
 
 

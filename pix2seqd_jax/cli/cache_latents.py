@@ -23,7 +23,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from pix2seqd_jax.data import bad_examples, latent_cache
+from pix2seqd_jax.data import latent_cache
+from pix2seqd_jax.data.formats import bad_examples
 from pix2seqd_jax.data.transforms import transforms
 from pix2seqd_jax.experiment import build, flags
 from pix2seqd_jax.models import image_autoencoder

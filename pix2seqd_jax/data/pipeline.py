@@ -10,8 +10,8 @@ import sys
 import numpy as np
 
 from pix2seqd_jax.data import tf_pipeline
-from pix2seqd_jax.data.bad_examples import PATIENCE, is_fault
 from pix2seqd_jax.data.formats import decode
+from pix2seqd_jax.data.formats.bad_examples import PATIENCE, is_fault
 from pix2seqd_jax.data.transforms.transforms import build_transforms
 
 LOADERS = ('grain', 'tf_data')

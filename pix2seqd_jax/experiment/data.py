@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from pix2seqd_jax import checking
-from pix2seqd_jax.data import bad_examples, latent_cache
+from pix2seqd_jax.data import latent_cache
 from pix2seqd_jax.data import pipeline as data_pipeline
-from pix2seqd_jax.data.formats import label_maps
+from pix2seqd_jax.data.formats import bad_examples, label_maps
 from pix2seqd_jax.data.readers import semantic_folder
 from pix2seqd_jax.data.transforms import transforms
 from pix2seqd_jax.experiment import schema

@@ -7,7 +7,8 @@ import pytest
 from panoptic_layout import Layout
 
 from benchmarks import faults
-from pix2seqd_jax.data import bad_examples, pipeline
+from pix2seqd_jax.data import pipeline
+from pix2seqd_jax.data.formats import bad_examples
 from pix2seqd_jax.data.readers.coco_panoptic import CocoPanoptic
 from pix2seqd_jax.data.validate import validate
 

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from pix2seqd_jax.data.bad_examples import ExampleError, is_fault
+from pix2seqd_jax.data.formats.bad_examples import ExampleError, is_fault
 from pix2seqd_jax.data.transforms import color
 from pix2seqd_jax.data.transforms.flips import RandomFlip
 from pix2seqd_jax.data.transforms.labels import Labels

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from pix2seqd_jax.data import bad_examples, pipeline
+from pix2seqd_jax.data import pipeline
+from pix2seqd_jax.data.formats import bad_examples
 from pix2seqd_jax.data.readers import shapes
 
 SIZE = (16, 20)
