@@ -17,9 +17,9 @@ class Counted:
 
   Attributes:
     sampler: the solver.
-    told: gets for each row of the timesteps int32 [2, b], of each example the calls
-      of the network and whether max_steps cut it short; [True] of ways from
-      the data to the source.
+    told: gets for each row of the timesteps int32 [2, b], of each example the
+      calls of the network and whether max_steps cut it short; [True] of ways
+      from the data to the source.
   """
 
   sampler: dormand_prince.RK45

@@ -322,7 +322,8 @@ def main(argv=None) -> int:
   verdict = (
     f'{len(files)} files, {size:,} bytes. Silent or failed: {bad}. Of '
     f'{args.megabytes} MiB: training waits {1e3 * blocked:+.1f} ms longer (at '
-    f'most {1e3 * _BLOCKING:.0f}); the manifest takes {100 * fraction:.0f} % of '
+    f'most {1e3 * _BLOCKING:.0f}); the manifest takes {100 * fraction:.0f} % '
+    'of '
     f'the save (at most {100 * _SHARE:.0f}): {"good" if passed else "MISSED"}.'
   )
   common.report(

@@ -8,8 +8,8 @@ the numbers of the colour jitter are drawn, its work is the device's. The rate,
 by the processor's time on one thread, is set against that of nothing but
 decoding the same JPEGs and PNGs with Pillow, turn by turn in the same run.
 Then a consumer takes batches at the rate of the bar from worker threads, as a
-device would, and what it waits is its fraction of a step. Exits with 1 where a bar
-is missed: 0.45 of the bare rate with Pillow, 0.6 with OpenCV (where it is
+device would, and what it waits is its fraction of a step. Exits with 1 where a
+bar is missed: 0.45 of the bare rate with Pillow, 0.6 with OpenCV (where it is
 installed), 5 % of waiting.
 """
 

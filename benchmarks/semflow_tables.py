@@ -333,7 +333,8 @@ def _networks(numbers) -> str:
   if not odd:
     return 'FID is by Inception and LPIPS by its own weights.'
   return (
-    f'{" and ".join(odd)}: of stand-in networks (see pix2seqd_jax/pretrained/perceptual.py):'
+    f'{" and ".join(odd)}: of stand-in networks (see '
+    'pix2seqd_jax/pretrained/perceptual.py):'
     ' compare them within this table only.'
   )
 

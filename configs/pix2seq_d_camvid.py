@@ -7,7 +7,8 @@
 Each class has an id of its own (data.name_stuff), so that nothing has to be
 counted: the metric to look at is miou. `:smoke` takes seconds, for tests.
 Expected: no number yet; the config is a pattern for one's own label maps
-(data.source.layout, see data/readers/layouts.py and data/readers/semantic_folder.py).
+(data.source.layout, see data/readers/layouts.py and
+data/readers/semantic_folder.py).
 """
 
 from ml_collections import ConfigDict

@@ -9,7 +9,8 @@ where runs/highres is `pix2seq_d_coco.py:highres`: the networks are the same,
 94,492,480 parameters, and no weight depends on the size of the image or on
 the classes. `:smoke` shrinks it. Before a first run:
 
-  python -m pix2seqd_jax.cli.validate_data --config configs/pix2seq_d_cityscapes.py \
+  python -m pix2seqd_jax.cli.validate_data \
+    --config configs/pix2seq_d_cityscapes.py \
     --config.data.root=/data/cityscapes
 
 Images 1024 x 2048, masks 512 x 1024 (arXiv 2210.06366, whose numbers and

@@ -40,7 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'num_ids': 256,
       'image_size': (256, 256) if gpu else (128, 128),
       'mask_size': (128, 128) if gpu else (64, 64),
-      'id_order': 'timestep_spacing',  # a hundred cells cannot be counted in passing
+      'id_order': 'grid',  # a hundred cells cannot be counted in passing
       'name_stuff': True,
       'encode': 'device',
       'train_transforms': (

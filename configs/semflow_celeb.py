@@ -4,8 +4,8 @@ It starts as configs/semflow_cocostuff.py does. The data set has a mask for
 each part of each face; label maps, images of their size and CelebA's split
 are made by
 
-  python -m pix2seqd_jax.cli.convert_data --celeb CelebAMask-HQ --out /data/celeb
-  python -m pix2seqd_jax.run --mode train --workdir runs/celeb \
+  python -m pix2seqd_jax.cli.convert_data --celeb CelebAMask-HQ --out
+  /data/celeb python -m pix2seqd_jax.run --mode train --workdir runs/celeb \
     --config configs/semflow_celeb.py --config.data.root=/data/celeb
 
 Nobody says which split theirs was: data.train.names and data.eval.names are

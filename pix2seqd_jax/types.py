@@ -1,4 +1,4 @@
-"""The nouns that every package shares: trees, the interface of models, of tasks.
+"""The nouns that all packages share: trees, the interface of models, of tasks.
 
 Axis letters, used in every signature: b batch, h w height and width, c
 channels, k bits or codes, g groups of codes, n tokens, d features, f frames,

@@ -2,10 +2,12 @@
 
   python -m pix2seqd_jax.cli.convert_data --config configs/pix2seq_d_coco.py \
     --config.data.root=/data/coco --split train --out /data/coco_records
-  python -m pix2seqd_jax.cli.convert_data --name coco_panoptic --images val2017 \
+  python -m pix2seqd_jax.cli.convert_data \
+    --name coco_panoptic --images val2017 \
     --panoptic panoptic_val2017 --annotations panoptic_val2017.json \
     --split val --out records
-  python -m pix2seqd_jax.cli.convert_data --celeb CelebAMask-HQ --out /data/celeb
+  python -m pix2seqd_jax.cli.convert_data --celeb CelebAMask-HQ --out
+  /data/celeb
 
 Any registered reader will do. The bytes of JPEG and PNG files are kept as they
 are; labels of other kinds become panoptic PNGs. Each record is read back and

@@ -1,6 +1,7 @@
 """Writes examples of a run's data as files: COCO panoptic and other formats.
 
-  python -m pix2seqd_jax.cli.export_data --workdir runs/shapes --output scenes --num 8
+  python -m pix2seqd_jax.cli.export_data --workdir runs/shapes --output scenes
+  --num 8
 
 gives scenes/images/*.png, scenes/panoptic/*.png and scenes/panoptic.json: the
 form in which one's own data are read (data.name='coco_panoptic'). With

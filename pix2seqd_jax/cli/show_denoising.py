@@ -1,6 +1,7 @@
 """Images of the sampling of a trained model: its steps, and several seeds.
 
-  python -m pix2seqd_jax.cli.show_denoising --workdir runs/shapes --inputs images/ \
+  python -m pix2seqd_jax.cli.show_denoising --workdir runs/shapes \
+    --inputs images/ \
     --output strips/ --steps 50 --frames 8 --seeds 6
 
 writes for each image NAME_strip.png, what the model takes for the answer
@@ -139,7 +140,8 @@ def write(
     output: a folder, made if it does not exist.
     steps: of sampling; None is the config's.
     frames: estimates in a strip.
-    seeds: samples in a timesteps: `seed` and those after it; below 2: no timesteps.
+    seeds: samples in timesteps: `seed` and those after it; below 2: no
+    timesteps.
     seed: of the strip.
     step: of the checkpoint, or 'best'; empty is the newest.
 
@@ -211,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--output', required=True, help='a folder for PNG files')
   parser.add_argument('--steps', type=int, help="of sampling; else the run's")
   parser.add_argument('--frames', type=int, default=8, help='in a strip')
-  parser.add_argument('--seeds', type=int, default=6, help='in a timesteps')
+  parser.add_argument('--seeds', type=int, default=6, help='in timesteps')
   parser.add_argument('--seed', type=int, default=0, help='the first')
   parser.add_argument('--step', default='', help="a checkpoint's, or 'best'")
   flags = vars(parser.parse_args(argv))

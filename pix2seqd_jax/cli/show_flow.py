@@ -183,9 +183,9 @@ def perturbations(
     steps, seed: of sampling.
 
   Returns:
-    (a timesteps, uint8, a column for each factor; {factor: brightness, the mean of
-    all values in [0, 1], and diversity, the mean over pixels of the deviation
-    between samples}).
+    (timesteps, uint8, a column for each factor; {factor: brightness, the mean
+    of all values in [0, 1], and diversity, the mean over pixels of the
+    deviation between samples}).
 
   Raises:
     ValueError: a factor with which classes would not be told apart.

@@ -1,6 +1,7 @@
 """Every fault of a data set at once, before a run meets the first of them.
 
-  python -m pix2seqd_jax.cli.validate_data --config configs/pix2seq_d_nuclei.py \
+  python -m pix2seqd_jax.cli.validate_data \
+    --config configs/pix2seq_d_nuclei.py \
     --config.data.root=/data/mine [--split eval]
   python -m pix2seqd_jax.cli.validate_data --images DIR --panoptic DIR \
     --annotations FILE

@@ -266,7 +266,8 @@ def open_latents(folder, split, of):
   if entry['done'] != shape[0] or size != 4 * int(np.prod(shape)):
     raise ValueError(
       f'data.latents={folder}: {path.name} has {entry["done"]} of {shape[0]} '
-      f'examples ({size} bytes); python -m pix2seqd_jax.cli.cache_latents goes on where '
+      f'examples ({size} bytes); python -m pix2seqd_jax.cli.cache_latents '
+      'goes on where '
       'it stopped.'
     )
   return CachedLatents(str(path), shape)

@@ -83,11 +83,11 @@ class _Point(NamedTuple):
 class RK45:
   """dx/dt = alpha' x_0 + sigma' x_1 with steps as large as the error allows.
 
-  Each interval of the timesteps is crossed in steps that each example chooses for
+  Each interval of timesteps is crossed in steps that each example chooses for
   itself, so that a sample does not depend on its batch; the batch goes on
-  until its slowest example has arrived. The timesteps only says where to land: one
-  step (`sample.steps=1`) is the cheapest. Intervals must join for the solution
-  to be one curve (td = 0).
+  until its slowest example has arrived. The timesteps only say where to land:
+  one step (`sample.steps=1`) is the cheapest. Intervals must join for the
+  solution to be one curve (td = 0).
 
   An attempt costs 6 calls, and each interval one more. What max_steps cuts
   short is finished by one DDIM step from the last accepted point, and counted
@@ -139,7 +139,8 @@ class RK45:
         ends = 'end=0.001' if m.t[i] < 0.5 else 'start=0.999'
         raise ValueError(
           f'sampler rk45 follows the slope of {process.schedule}, which is '
-          f'{slopes[i]:.3g} at t={m.t[i]:g}; set sample.timestep_spacing_args {ends}, or '
+          f'{slopes[i]:.3g} at t={m.t[i]:g}; set sample.timestep_spacing_args '
+          f'{ends}, or '
           "sampler 'heun'."
         )
     return ((_Interval(self, process), rows),)

@@ -90,7 +90,8 @@ def _contiguous(name: str, timesteps: Timesteps) -> np.ndarray:
     i = int(np.argmax(np.abs(after[:-1] - now[1:]) > 1e-12))
     raise ValueError(
       f'{name} uses its own estimates at times before, but step {i} of the '
-      f'timesteps lands on t={after[i]:g} while the next begins at t={now[i + 1]:g};'
+      f'timesteps lands on t={after[i]:g} while the next begins at '
+      f't={now[i + 1]:g};'
       ' set sample.td=0.'
     )
   times = np.append(now, after[-1])
@@ -113,28 +114,28 @@ def fast_blocks(num_steps: int, order: int) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Singlestep:
-  """DPM-Solver++ 1S, 2S, 3S: blocks of as many rows of the timesteps as the order.
+  """DPM-Solver++ 1S, 2S, 3S: blocks of as many timesteps as the order.
 
   Attributes:
     order: of the blocks.
     blocks: 'fast', the plan that spends the rows to the last (fast_blocks);
       'fixed', blocks of `order` alone; or the orders themselves.
-    inner: where a block's inner nodes lie: on the 'timestep_spacing' (as U-ViT and PDM),
-      or at equal steps of 'logsnr' (the paper's r1 = 1/3, r2 = 2/3).
+    inner: where a block's inner nodes lie: on the 'timesteps' (as U-ViT
+      and PDM), or at equal steps of 'logsnr' (the paper's r1 = 1/3, r2 = 2/3).
     solver: how the last stage uses the estimates: 'dpmsolver' (the paper's),
       'taylor', or diffusers' 'midpoint', which differs in 3S's second stage.
   """
 
   order: int = 3
   blocks: str | tuple[int, ...] = 'fast'
-  inner: str = 'timestep_spacing'
+  inner: str = 'timesteps'
   solver: str = 'dpmsolver'
 
   def __post_init__(self):
     _check_order('dpm_singlestep', self.order, self.solver)
-    if self.inner not in ('timestep_spacing', 'logsnr'):
+    if self.inner not in ('timesteps', 'logsnr'):
       raise ValueError(
-        f"dpm_singlestep: inner={self.inner!r} must be 'timestep_spacing' or 'logsnr'."
+        f"dpm_singlestep: inner={self.inner!r} must be 'timesteps' or 'logsnr'."
       )
     named = self.blocks in ('fast', 'fixed')
     if not named and (
@@ -196,7 +197,8 @@ class Singlestep:
     if sum(orders) != rest:
       raise ValueError(
         f'dpm_singlestep: blocks={self.blocks!r} of order {self.order} take '
-        f"{sum(orders)} of the {rest} rows of the timesteps; use blocks='fast' or "
+        f'{sum(orders)} of the {rest} rows of the timesteps; use '
+        "blocks='fast' or "
         f'sample.steps={num - rest + max(1, rest // self.order) * self.order}.'
       )
     if to_data and orders[-1] > 1:
@@ -318,7 +320,7 @@ class Multistep:
     """The rows.
 
     Raises:
-      ValueError: a timesteps whose steps do not follow on one another.
+      ValueError: timesteps whose steps do not follow on one another.
     """
     n = _at(process, _contiguous('dpm_multistep', timesteps))
     with np.errstate(invalid='ignore'):

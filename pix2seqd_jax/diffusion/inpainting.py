@@ -72,13 +72,13 @@ def check_strength(strength: Any) -> None:
 
 
 def cut(timesteps: Timesteps, strength: float | int) -> Timesteps:
-  """The rows of a timesteps from t <= strength on; all of them for 1.
+  """The rows of timesteps from t <= strength on; all of them for 1.
 
   As diffusers' image-to-image pipelines do: of 10 steps and strength 0.5 the
   last 5.
 
   Raises:
-    ValueError: a strength out of (0, 1], a timesteps that does not lead to the
+    ValueError: a strength out of (0, 1], timesteps that does not lead to the
       data, or one without a time as small.
   """
   check_strength(strength)
@@ -88,13 +88,14 @@ def cut(timesteps: Timesteps, strength: float | int) -> Timesteps:
   if (np.asarray(timesteps.next) > now).any():
     raise ValueError(
       f'sample.strength={strength} starts between source and data, on the way '
-      'to the data, but this timesteps leads to the source.'
+      'to the data, but these timesteps leads to the source.'
     )
   rest = now <= strength + _SLACK
   if not rest.any():
     raise ValueError(
       f'sample.strength={strength} is below {now.min():.4g}, the last of the '
-      f'{now.size} times of the timesteps: nothing would be sampled; raise it, or '
+      f'{now.size} times of the timesteps: nothing would be sampled; raise '
+      'it, or '
       'sample.steps.'
     )
   return Timesteps(now[rest], np.asarray(timesteps.next)[rest])
@@ -161,8 +162,9 @@ def landings(
 ) -> np.ndarray:
   """The time where each row of a sampler's plan lands, over all its parts.
 
-  That is timesteps.next where a row is a row of the timesteps, and where rows take
-  several of them (DPM-Solver++ singlestep), the time at which the next begins.
+  That is timesteps.next where a row is a row of the timesteps, and where rows
+  take several of them (DPM-Solver++ singlestep), the time at which the next
+  begins.
 
   Raises:
     ValueError: a sampler whose rows do not say it.
@@ -257,7 +259,8 @@ def hold(
       raise ValueError(
         "sample.inpainting='x0' computes x_1 from the pasted estimate, which "
         f'needs sigma > 0, but the network is called at t={times[bad][0]:g}; '
-        "use 'x0_eps', or end the timesteps earlier (sample.timestep_spacing_args end=0.001)."
+        "use 'x0_eps', or end the timesteps earlier "
+        '(sample.timestep_spacing_args end=0.001).'
       )
   dtype = jnp.result_type(*jax.tree.leaves(x))
   cast = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)

@@ -204,7 +204,8 @@ class Process:
           raise ValueError(
             f'target={kind!r} cannot be solved for the endpoints at t='
             f'{times[i]:g}, where alpha={m.alpha[i]:.3g} and sigma='
-            f'{m.sigma[i]:.3g} on {self.schedule}; start the timesteps elsewhere '
+            f'{m.sigma[i]:.3g} on {self.schedule}; start the timesteps '
+            'elsewhere '
             "or predict another target ('v' can be solved at every time)."
           )
     clipped = any(clip is not None for clip in _values(self.clip_x0))

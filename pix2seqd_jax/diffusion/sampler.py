@@ -2,8 +2,8 @@
 
 A sampler is a frozen dataclass with
 
-    tables(process, timesteps) -> a tree of float64 NumPy arrays [n, ...], one row
-        a step; raises ValueError for what it cannot do on this timesteps
+    tables(process, timesteps) -> a tree of float64 NumPy arrays [n, ...], one
+        row a step; raises ValueError for what it cannot do on these timesteps
     init(x) -> memory: the solver's own history, or None
     step(predict, carry, row, keys) -> carry
 
@@ -12,8 +12,8 @@ It is first called outside of any inner loop or branch of the step ('block_x0'
 is that estimate). A solver whose steps are not all alike has, in place of
 `tables`,
 
-    plan(process, timesteps) -> ((part, rows), ...): one lax.scan a part, each part
-        with a `step` and rows of its own; memory keeps its structure
+    plan(process, timesteps) -> ((part, rows), ...): one lax.scan a part, each
+        part with a `step` and rows of its own; memory keeps its structure
 
 and any sampler may have
 
@@ -46,7 +46,7 @@ class Carry(NamedTuple):
 def plan(
   sampler: Any, process: Process, timesteps: Timesteps
 ) -> tuple[tuple[Any, Any], ...]:
-  """The parts of a sampler on a timesteps, each with its float64 rows."""
+  """The parts of a sampler on timesteps, each with its float64 rows."""
   if hasattr(sampler, 'plan'):
     return tuple(sampler.plan(process, timesteps))
   return ((sampler, sampler.tables(process, timesteps)),)
@@ -65,7 +65,7 @@ def times(sampler: Any, process: Process, timesteps: Timesteps) -> np.ndarray:
 
 
 def check(sampler: Any, process: Process, timesteps: Timesteps) -> None:
-  """Raises ValueError for a sampler that cannot cross a timesteps on a process."""
+  """Raises ValueError for a sampler that cannot cross these timesteps."""
   timesteps_lib.check(timesteps)
   process.check(times(sampler, process, timesteps))
   plan(sampler, process, timesteps)
@@ -82,7 +82,7 @@ def check_source(sampler: Any, source_is_noise: bool) -> None:
 
 
 def evaluations(sampler: Any, process: Process, timesteps: Timesteps) -> int:
-  """Calls of the network that a sampler promises on a timesteps.
+  """Calls of the network that a sampler promises on timesteps.
 
   Exact, but for an adaptive solver, which may call it less often. 'denoised'
   (see sampling.sample) costs one more; guidance doubles the batch instead.

@@ -169,7 +169,8 @@ class DDPM(_OneCall):
       i = int(np.argmax(bad))
       raise ValueError(
         f'sampler ddpm steps from a larger to a smaller t but was asked to '
-        f"go from t={timesteps.now[i]:g} to {timesteps.next[i]:g}; use 'ddim' or "
+        f"go from t={timesteps.now[i]:g} to {timesteps.next[i]:g}; use 'ddim' "
+        'or '
         "'euler'."
       )
     ratio = now.alpha / after.alpha

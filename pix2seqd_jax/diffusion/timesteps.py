@@ -1,8 +1,8 @@
-"""Time timesteps: when the network is called, and where each step lands.
+"""Timesteps: when the network is called, and where each step lands.
 
-A timesteps is made by a frozen dataclass, `make(process, num_steps, td) -> Timesteps`.
-Those of diffusers' discrete steps 0 .. 999 place step i at t = (i + 1) / 1000,
-as schedules.py does its tables.
+timesteps is made by a frozen dataclass, `make(process, num_steps, td) ->
+Timesteps`. Those of diffusers' discrete steps 0 .. 999 place step i at t = (i
++ 1) / 1000, as schedules.py does its tables.
 """
 
 import dataclasses
@@ -36,12 +36,14 @@ class Uniform:
       value = getattr(self, key)
       if not (_is_number(value) and 0 <= value <= 1):
         raise ValueError(
-          f'sample.timestep_spacing_args: {key}={value!r} must be a time in [0, 1]; 1 is '
+          f'sample.timestep_spacing_args: {key}={value!r} must be a time in '
+          '[0, 1]; 1 is '
           'the source, 0 is data.'
         )
     if self.start == self.end:
       raise ValueError(
-        f'sample.timestep_spacing_args: start and end are both {self.start}; the timesteps '
+        f'sample.timestep_spacing_args: start and end are both {self.start}; '
+        'the timesteps '
         'would lead nowhere.'
       )
 
@@ -101,7 +103,8 @@ class LogSNR(Uniform):
     for key, value in (('start', start), ('end', end)):
       if not np.isfinite(value):
         raise ValueError(
-          f'sample.timestep_spacing logsnr cannot {key} at t={getattr(self, key):g}, where '
+          f'sample.timestep_spacing logsnr cannot {key} at '
+          f't={getattr(self, key):g}, where '
           f'log(alpha / sigma) is {value:g} on {process.schedule}; set '
           f'sample.timestep_spacing_args {key}={0.999 if value < 0 else 0.001}.'
         )
@@ -129,12 +132,14 @@ class Leading:
   def __post_init__(self):
     if self.solver not in SOLVERS:
       raise ValueError(
-        f'sample.timestep_spacing_args: solver={self.solver!r} must be one of {SOLVERS}.'
+        f'sample.timestep_spacing_args: solver={self.solver!r} must be one of '
+        f'{SOLVERS}.'
       )
     offset = self.steps_offset
     if not (isinstance(offset, int) and 0 <= offset < NUM_TABULATED):
       raise ValueError(
-        f'sample.timestep_spacing_args: steps_offset={offset!r} must be an integer in '
+        f'sample.timestep_spacing_args: steps_offset={offset!r} must be an '
+        'integer in '
         f'[0, {NUM_TABULATED}).'
       )
 
@@ -149,8 +154,10 @@ class Leading:
     _check_steps(num_steps)
     if td != 0:
       raise ValueError(
-        f'td={td!r} has no meaning for the discrete steps of sample.timestep_spacing '
-        f"{type(self).__name__.lower()!r}; set sample.td=0, or timesteps 'uniform'."
+        f'td={td!r} has no meaning for the discrete steps of '
+        'sample.timestep_spacing '
+        f'{type(self).__name__.lower()!r}; set sample.td=0, or timesteps '
+        "'uniform'."
       )
     if num_steps > NUM_TABULATED:
       raise ValueError(
@@ -238,8 +245,10 @@ class SemFlow:
     _check_steps(num_steps)
     if td != 0 or num_steps > NUM_TABULATED:
       raise ValueError(
-        f"sample.timestep_spacing 'semflow' takes steps of whole thousandths, but steps="
-        f"{num_steps}, td={td!r}; set sample.timestep_spacing='uniform', or td=0 and at "
+        "sample.timestep_spacing 'semflow' takes steps of whole thousandths, "
+        'but steps='
+        f"{num_steps}, td={td!r}; set sample.timestep_spacing='uniform', or "
+        'td=0 and at '
         f'most {NUM_TABULATED} steps.'
       )
     stride = NUM_TABULATED // num_steps
@@ -281,14 +290,15 @@ def reverse(timesteps: Timesteps) -> Timesteps:
 
 
 def check(timesteps: Timesteps) -> None:
-  """Raises ValueError where a timesteps is empty, ragged or leaves [0, 1].
+  """Raises ValueError where timesteps is empty, ragged or leaves [0, 1].
 
   The last step may land beyond if it is no longer than another (SemFlow).
   """
   now, after = np.asarray(timesteps.now), np.asarray(timesteps.next)
   if now.ndim != 1 or now.shape != after.shape or not now.size:
     raise ValueError(
-      f'timesteps.now {now.shape} and timesteps.next {after.shape} must be two vectors '
+      f'timesteps.now {now.shape} and timesteps.next {after.shape} must be '
+      'two vectors '
       'of the same length, at least 1.'
     )
   lengths = np.abs(after - now)

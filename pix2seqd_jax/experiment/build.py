@@ -362,7 +362,8 @@ class Experiment(data.DataParts):
     fraction = config['data']['batch_size'] // accumulate
     if rate and int(rate * fraction) < 1:
       raise ValueError(
-        f'model.self_condition_rate={rate} of {fraction} examples is none; raise '
+        f'model.self_condition_rate={rate} of {fraction} examples is none; '
+        'raise '
         'it, or data.batch_size / optimizer.accumulate.'
       )
     _ = self._encode_on_host  # whether there is such a way

@@ -181,7 +181,8 @@ class ImageAutoencoder:
     count = int(fraction * examples)
     if not count:
       raise ValueError(
-        f'model.masks.share={fraction} of {examples} examples is no mask; raise '
+        f'model.masks.share={fraction} of {examples} examples is no mask; '
+        'raise '
         'it, or data.batch_size / optimizer.accumulate.'
       )
     colors = batch.get('colors')  # painted on the host

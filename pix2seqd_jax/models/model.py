@@ -33,8 +33,8 @@ class DiffusionModel(abc.ABC):
   """The derived half of a model; see types.Model for what it must offer.
 
   A subclass is a frozen dataclass with a `process` and the four blanks, and
-  may set `self_condition_rate` (the fraction of examples that are trained with a
-  first estimate of x_0 beside x_t), `returns` (see sampling.RETURNS),
+  may set `self_condition_rate` (the fraction of examples that are trained with
+  a first estimate of x_0 beside x_t), `returns` (see sampling.RETURNS),
   `source_is_noise` (False where x_1 is data, so that no step may draw noise),
   `draws_images` (True where `start` leads from a given mask to an image)
   and `loss` (when it is not the squared error of the regression target).

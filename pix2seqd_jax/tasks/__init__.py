@@ -1,4 +1,4 @@
-"""What is asked of a Segmentation. Importing the package registers the tasks."""
+"""What is asked of a Segmentation. Importing it registers the tasks."""
 
 from pix2seqd_jax.tasks import (
   inpainting,

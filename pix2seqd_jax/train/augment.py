@@ -35,8 +35,8 @@ def jitter(
 ) -> types.Array:
   """The colour jitter of Pix2Seq-D (SimCLRv2's), as the host drew it.
 
-  Equal to data/transforms/color.py's `apply` within one level; padding stays as it is,
-  and counts in no mean.
+  Equal to data/transforms/color.py's `apply` within one level; padding stays
+  as it is, and counts in no mean.
 
   Args:
     image: uint8 [b h w 3], or float32 in [0, 1].

@@ -61,7 +61,8 @@ def _check(frames, fps, hold):
   sizes = {frame.shape[:2] for frame in frames}
   if len(sizes) > 1:
     raise ValueError(
-      f'frames of a video must be of one size, not {sorted(sizes)}; resize them.'
+      f'frames of a video must be of one size, not {sorted(sizes)}; resize '
+      'them.'
     )
   if not (0 < fps <= 100 and 0 <= hold <= 60):
     raise ValueError(

@@ -20,7 +20,7 @@ def run(denoise=shrink, p=COSINE, x=None, keys=None, **kwargs):
   x = jnp.asarray(gaussian.normal(0, (3, 4, 5))) if x is None else x
   keys = gaussian.keys(len(jax.tree.leaves(x)[0])) if keys is None else keys
   kwargs = {
-    'timestep_spacing': timesteps_lib.uniform(6),
+    'timesteps': timesteps_lib.uniform(6),
     'sampler': samplers.DDIM(),
     **kwargs,
   }

@@ -18,8 +18,8 @@ SCHEDULES = {
   'cosine': rows.Continuous('cosine'),
 }
 SINGLE, MULTI = dpm_solver.Singlestep, dpm_solver.Multistep
-# Float64 here and in the files, but their timesteps by logSNR are inverted by an
-# interpolation: 1e-13 in the end. The bars asked for are 1e-5 and 1e-4.
+# Float64 here and in the files, but their timesteps by logSNR are inverted by
+# an interpolation: 1e-13 in the end. The bars asked for are 1e-5 and 1e-4.
 CLOSE = 1e-11
 
 

@@ -32,7 +32,7 @@ SAMPLERS = {
 def run(known=None, x=None, denoise=shrink, p=COSINE, **kwargs):
   x = jnp.asarray(gaussian.normal(0, SHAPE)) if x is None else x
   keys = gaussian.keys(len(jax.tree.leaves(x)[0]))
-  kwargs = {'timestep_spacing': GRID, 'sampler': samplers.DDIM(), **kwargs}
+  kwargs = {'timesteps': GRID, 'sampler': samplers.DDIM(), **kwargs}
   # Op by op: a compiler may round one program otherwise than another.
   with jax.disable_jit():
     return sampling.sample(denoise, p, x, keys, known=known, **kwargs)

@@ -99,7 +99,7 @@ class TestDiffusersParity:
 
 @dataclasses.dataclass(frozen=True)
 class Recorded(samplers.DDIM):
-  """DDIM with the noise of an oracle, [step, b, ...], from a timesteps's times."""
+  """DDIM with the noise of an oracle, [step, b, ...], on given timesteps."""
 
   draws: np.ndarray | None = None
   called: np.ndarray | None = None

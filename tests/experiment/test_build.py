@@ -85,7 +85,7 @@ WRONG = {
     {'sample__grid_args': {'ende': 0.1}},
     r"sample\.timestep_spacing_args\.ende is unknown to Uniform.*'end'",
   ),
-  'a timesteps that leaves gaps': (
+  'timesteps that leaves gaps': (
     {'sample__sampler': 'dpm_multistep'},
     r'set sample\.td=0',
   ),

@@ -31,7 +31,8 @@ class Tfds:
     cityscapes/semantic_segmentation: as `semantic_folder` reads them.
     davis: each frame is an example, with `video` (its name) and `frame` (from
       0); ids are those of the objects, 0 is the background, one class. Each
-      access reads a whole video: convert them (`pix2seqd_jax.cli.convert_data`).
+      access reads a whole video: convert them
+      (`pix2seqd_jax.cli.convert_data`).
 
   Args:
     folder: of the prepared data (it holds features.json), or None.
