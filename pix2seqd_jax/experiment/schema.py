@@ -11,6 +11,7 @@ import ml_collections
 
 from pix2seqd_jax import checking
 from pix2seqd_jax.registry import did_you_mean
+from pix2seqd_jax.train.checkpoints import old_names
 
 # How a run is operated, section by section: the same for every config unless
 # it says otherwise. A config gets them from `complete`, so that each can be
@@ -124,7 +125,12 @@ KEYS: dict[str, dict[str, Any]] = {
 
 
 def complete(config):
-  """Adds the DEFAULTS that a config, or its plain dict, lacks; in place."""
+  """Adds the DEFAULTS that a config, or its plain dict, lacks; in place.
+
+  Raises:
+    ValueError: a key or value has been renamed since.
+  """
+  old_names.check(config)
   for section, defaults in DEFAULTS.items():
     if section not in config:
       config[section] = {}
@@ -138,6 +144,7 @@ def complete(config):
 
 def from_plain(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
   """What JSON made of a config -> a ConfigDict; lists become tuples again."""
+  config = old_names.migrate(config)
   return complete(ml_collections.ConfigDict(_tuples(config)))
 
 
@@ -182,6 +189,9 @@ def check_keys(section: str, found: Any) -> None:
 
 def unknown_key(key: str) -> str:
   """What to say of a name on the command line that no config has."""
+  for old, new in old_names.KEYS.items():
+    if key == old.split('.')[-1]:
+      return f'config.{old} is now config.{new}: rename it.'
   known = [k for table in (*KEYS.values(), *DEFAULTS.values()) for k in table]
   return (
     f'no key of this config is named {key!r}.{did_you_mean(key, known)} '

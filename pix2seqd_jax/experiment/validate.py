@@ -12,6 +12,7 @@ import ml_collections
 
 from pix2seqd_jax import checking
 from pix2seqd_jax.experiment import build
+from pix2seqd_jax.experiment import data as data_parts
 from pix2seqd_jax.train import sharding
 from pix2seqd_jax.types import Category
 
@@ -79,5 +80,5 @@ def _note(part, found: list[str]) -> None:
 
 
 def _check_source(data, split):
-  entry, kwargs = data.source_args(data, split)
+  entry, kwargs = data_parts.source_args(data, split)
   checking.check_arguments(f'config.data.source or data.{split}', entry, kwargs)

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pix2seqd_jax.train.checkpoints import old_names
+
 FILE = 'config.json'
 FROZEN_KEYS = ('model', 'data', 'optimizer', 'seed')
 
@@ -39,12 +41,12 @@ def save_config(
 
 
 def load_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
-  """The config of a working directory, or None where there is none."""
+  """The config of a working directory, by today's names; None: no such file."""
   path = pathlib.Path(workdir) / FILE
   if not path.is_file():
     return None
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    return old_names.migrate(json.loads(path.read_text(encoding='utf-8')))
   except json.JSONDecodeError as error:
     raise ValueError(
       f'{path} is not JSON ({error}); restore it, or use another workdir.'
