@@ -57,7 +57,7 @@ def test_bad_grids_are_named():
     Timesteps(good, np.array([0.5, -0.4])),
     Timesteps(good[:1], np.array([-0.1])),
   ):
-    with pytest.raises(ValueError, match='timestep_spacing'):
+    with pytest.raises(ValueError, match='timesteps'):
       timesteps_lib.check(bad)
 
 
