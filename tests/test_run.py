@@ -12,7 +12,8 @@ CONFIG = f'--config={REPO}/configs/pix2seq_d_shapes.py:smoke'
 # Stands in for the commands, and prints what reaches them.
 _STUB = """
 import json, os, types
-from pix2seqd_jax import commands, run
+from pix2seqd_jax import run
+from pix2seqd_jax.cli import commands
 
 def record(name):
   def stub(*args, **kwargs):

@@ -117,7 +117,7 @@ class Follower:
     begin = x_0 + first * (x - x_0) / times[1] if first else x_0
     return Path(np.concatenate([begin[None], states]), times, batch, meta)
 
-  def signed_images(
+  def images(
     self, path: Path, steps: Sequence[int] | None = None
   ) -> list[np.ndarray]:
     """States as images, uint8 [h, w, 3]: masks in the colours of anchors.
