@@ -33,6 +33,8 @@ def fits(value: Any, hint: Any) -> bool:
   if hint in (int, float):
     is_number = not isinstance(value, bool) and isinstance(value, int)
     return is_number or (hint is float and isinstance(value, float))
+  if origin is typing.Literal:
+    return any(value == arg and type(value) is type(arg) for arg in args)
   if hint in (bool, str):
     return isinstance(value, hint)
   return True
@@ -63,6 +65,12 @@ def name_of(hint: Any) -> str:
 def check_value(where: str, value: Any, hint: Any) -> None:
   """Raises ValueError where a value does not fit."""
   if not fits(value, hint):
+    if typing.get_origin(hint) is typing.Literal:
+      known = typing.get_args(hint)
+      raise ValueError(
+        f'{where}={value!r} must be one of {", ".join(map(str, known))}.'
+        f'{did_you_mean(value, known)}'
+      )
     raise ValueError(f'{where}={value!r} must be of type {name_of(hint)}.')
 
 

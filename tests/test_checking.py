@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -31,6 +31,9 @@ from pix2seqd_jax import checking
     (3, Mapping, False),
     ((('x', {}),), tuple[tuple[str, Mapping], ...], True),
     ((('x', 3),), tuple[tuple[str, Mapping], ...], False),
+    ('a', Literal['a', 'b'], True),
+    ('c', Literal['a', 'b'], False),
+    (True, Literal[1], False),
   ],
 )
 def test_fits(value, hint, fit):
@@ -54,6 +57,12 @@ def call(a, b: int = 1, *, size=3, name='x'):
 def test_check_arguments(kwargs, message):
   with pytest.raises(ValueError, match=message):
     checking.check_arguments('config.it', call, kwargs)
+
+
+def test_a_word_that_is_no_choice_is_told_the_nearest():
+  message = "it='skipp' must be one of raise, skip. Did you mean 'skip'"
+  with pytest.raises(ValueError, match=message):
+    checking.check_value('it', 'skipp', Literal['raise', 'skip'])
 
 
 def test_good_arguments():

@@ -5,7 +5,6 @@ the fix.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -17,7 +16,7 @@ from pix2seqd_jax import tasks as tasks_room
 from pix2seqd_jax.diffusion import guidance, samplers, sampling
 from pix2seqd_jax.diffusion import sampler as sampler_lib
 from pix2seqd_jax.diffusion import timesteps as timesteps_lib
-from pix2seqd_jax.experiment import data, ranges, schema
+from pix2seqd_jax.experiment import data, schema, sections
 from pix2seqd_jax.metrics import panoptic_quality
 from pix2seqd_jax.pretrained import perceptual
 from pix2seqd_jax.registry import MODELS, TASKS, did_you_mean
@@ -26,21 +25,6 @@ from pix2seqd_jax.train.checkpoints import weights
 from pix2seqd_jax.types import Category, Timesteps
 
 _ROOMS = (data_room, models_room, tasks_room)  # imported: names are registered
-
-
-class Loop(NamedTuple):
-  """The lengths and intervals of a run, in steps."""
-
-  steps: int
-  log_every: int
-  save_every: int
-  eval_every: int
-  keep: int
-  keep_every: int
-  best_metric: str
-  num_panels: int
-  ledger: bool  # notes what each step is fed
-  max_loss: float  # a larger one stops the run; 0: none does
 
 
 class Experiment(data.DataParts):
@@ -60,14 +44,7 @@ class Experiment(data.DataParts):
     self.config = schema.complete(schema.plain(config))
     self._categories = categories
     self._sources, self._samplers = {}, {}
-    schema.check_keys('config', self.config)
-    for section in {**schema.KEYS, **schema.DEFAULTS}:
-      if section != 'config':
-        schema.check_keys(section, self.config[section])
-    for key in ('model', 'task'):
-      if 'name' not in self.config[key]:
-        raise ValueError(f'config.{key} lacks name.')
-    ranges.check(self.config)
+    schema.check(self.config)
 
   @property
   def distributed(self) -> dict:
@@ -94,8 +71,8 @@ class Experiment(data.DataParts):
     return self.config['seed']
 
   @property
-  def loop(self) -> Loop:
-    return Loop(**self.config['train'])
+  def loop(self) -> sections.Train:
+    return sections.Train(**self.config['train'])
 
   @functools.cached_property
   def mesh(self) -> jax.sharding.Mesh:

@@ -1,131 +1,100 @@
-"""Configs as plain dicts: their keys, their text, calls by keyword.
+"""Configs held to their sections: defaults, checks, text, calls by keyword.
 
 Unknown keys are refused: a key that nothing reads is a typing error.
 """
 
 import ast
+import dataclasses
+import functools
+import importlib
+import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
 from pix2seqd_jax import checking
+from pix2seqd_jax.experiment import sections
 from pix2seqd_jax.registry import did_you_mean
 from pix2seqd_jax.train.checkpoints import old_names
 
-# How a run is operated, section by section: the same for every config unless
-# it says otherwise. A config gets them from `complete`, so that each can be
-# overridden on the command line; so does a config.json of before they existed.
-DEFAULTS: dict[str, dict[str, Any]] = {
-  'data': {
-    'on_bad_example': 'raise',
-    'backend': 'pillow',
-    'loader': 'grain',  # or tf_data
-    'latents': '',  # a folder of python -m pix2seqd_jax.cli.cache_latents
-  },
-  'sample': {
-    'timestep_spacing': 'uniform',
-    'timestep_spacing_args': {},
-    'guidance': 1.0,  # 1 is the condition alone; PDM's gamma is one less
-    'returns': '',  # empty: what the model says
-    # Of masks that are given in part: see diffusion/inpainting.py.
-    'inpainting': 'x0',
-    'strength': 1.0,
-  },
-  'train': {'keep_every': 0, 'ledger': False, 'max_loss': 0.0},
-  # Of task.name='synthesis', which any run may be evaluated by: the arguments
-  # of tasks/synthesis.py, and the files of features.Features.
-  'synthesis': {
-    'num_samples': 2,
-    'perturbation': -1.0,  # below 0: the model's
-    'inception': '',
-    'lpips': '',
-  },
-  # Which process this is of how many: see train/processes/places.py.
-  'distributed': {
-    'mode': 'auto',  # off, manual, slurm, tpu
-    'coordinator': '',
-    'num_processes': 0,
-    'process_id': -1,
-    'timeout_s': 300,
-  },
-}
+MISSING = dataclasses.MISSING
 
-# Every other key of a config, and its type: these a config must give.
-_SIZE = tuple[int, int]
-_NAMED = tuple[tuple[str, Mapping], ...]  # (name, keyword arguments), in order
-KEYS: dict[str, dict[str, Any]] = {
-  'config': {
-    'seed': int,
-    'data': Mapping,
-    'model': Mapping,
-    'task': Mapping,
-    'sample': Mapping,
-    'optimizer': Mapping,
-    'train': Mapping,
-    'eval': Mapping,
-    'mesh': tuple[tuple[str, int], ...],
-    'shard_rules': tuple[tuple[str, Any], ...],
-    'init_from': tuple[tuple[str, str, str, str], ...],
-  },
-  'data': {
-    'name': str,
-    'root': str,
-    'source': Mapping,
-    'train': Mapping,
-    'eval': Mapping,
-    'num_classes': int,
-    'num_ids': int,
-    'image_size': _SIZE,
-    'mask_size': _SIZE,
-    'id_order': str,
-    'name_stuff': bool,
-    'encode': str,
-    'train_transforms': _NAMED,
-    'eval_transforms': _NAMED,
-    'batch_size': int,
-    'num_threads': int,
-  },
-  'sample': {
-    'steps': int,
-    'td': float,
-    'sampler': str,
-    'sampler_args': Mapping,
-    'seed': int,
-  },
-  'optimizer': {
-    'name': str,
-    'learning_rate': float,
-    'schedule': str,
-    'warmup_steps': int,
-    'end_factor': float,
-    'b1': float,
-    'b2': float,
-    'eps': float,
-    'weight_decay': float,
-    'decay_mask': str | tuple[str, ...],
-    'clip_norm': float | None,
-    'groups': tuple,
-    'freeze': tuple[str, ...],
-    'accumulate': int,
-    'ema_decay': float,
-    'ema_warmup': bool,
-  },
-  'train': {
-    'steps': int,
-    'log_every': int,
-    'save_every': int,
-    'eval_every': int,
-    'keep': int,
-    'best_metric': str,
-    'num_panels': int,
-  },
-  'eval': {'batch_size': int, 'num_examples': int, 'use_ema': bool},
+
+class Key(NamedTuple):
+  """What a section says of one of its keys."""
+
+  hint: Any
+  doc: str
+  ranges: tuple[sections.Range, ...]
+  choices: tuple[str, ...] | sections.Choices
+  is_free: bool
+  default: Any  # MISSING: a config must give it
+
+
+@functools.cache
+def keys(section: type) -> dict[str, Key]:
+  """The keys of a section of `sections`, in order."""
+  hints = typing.get_type_hints(section, include_extras=True)
+  return {
+    field.name: _key(hints[field.name], field)
+    for field in dataclasses.fields(section)
+  }
+
+
+def _key(hint, field):
+  told = getattr(hint, '__metadata__', ())  # nested ones are flat here
+  hint = hint.__origin__ if told else hint
+  if dataclasses.is_dataclass(hint):
+    return Key(Mapping, _first_line(hint), (), (), False, MISSING)
+  choices = [t for t in told if isinstance(t, sections.Choices)]
+  if typing.get_origin(hint) is typing.Literal:
+    choices = [typing.get_args(hint)]
+  default = field.default
+  if field.default_factory is not MISSING:
+    default = field.default_factory()
+  return Key(
+    hint,
+    next(t for t in told if isinstance(t, str)),
+    tuple(t for t in told if isinstance(t, sections.Range)),
+    choices[0] if choices else (),
+    any(isinstance(t, sections.Free) for t in told),
+    default,
+  )
+
+
+# By its name, each section of a config.
+SECTIONS: dict[str, type] = {
+  name: hint
+  for name, hint in typing.get_type_hints(sections.Config).items()
+  if dataclasses.is_dataclass(hint)
 }
+# Which other keys these have their class says, whose arguments they are.
+_OPEN = (sections.Model, sections.Task)
+DEFAULTS: dict[str, dict[str, Any]] = {
+  name: found
+  for name, section in SECTIONS.items()
+  if (
+    found := {
+      k: key.default
+      for k, key in keys(section).items()
+      if key.default is not MISSING
+    }
+  )
+}
+# What may change when a run goes on.
+FREE = tuple(
+  f'{name}.{k}'
+  for name, section in SECTIONS.items()
+  for k, key in keys(section).items()
+  if key.is_free
+)
 
 
 def complete(config):
-  """Adds the DEFAULTS that a config, or its plain dict, lacks; in place.
+  """Adds the defaults that a config, or its plain dict, lacks; in place.
+
+  So that each can be overridden on the command line.
 
   Raises:
     ValueError: a key or value has been renamed since.
@@ -135,7 +104,7 @@ def complete(config):
     if section not in config:
       config[section] = {}
     if not hasattr(config[section], 'keys'):
-      continue  # check_keys tells of it
+      continue  # `check` tells of it
     for key, value in defaults.items():
       if key not in config[section]:
         config[section][key] = value
@@ -165,26 +134,41 @@ def plain(value):
   return value
 
 
-def check_keys(section: str, found: Any) -> None:
-  """Raises ValueError for unknown, missing or mistyped keys of a section."""
-  checking.check_value(f'config.{section}', found, Mapping)
-  known = {k: type(v) for k, v in DEFAULTS.get(section, {}).items()}
-  if section == 'config':
-    known = dict.fromkeys(DEFAULTS, Mapping)
-  known = {**KEYS.get(section, {}), **known}
-  for key in found:
-    if key not in known:
-      where = key if section == 'config' else f'{section}.{key}'
+def check(config: Mapping[str, Any]) -> None:
+  """Raises ValueError for keys and values that the sections do not allow.
+
+  Args:
+    config: plain and complete.
+  """
+  parts = {'config': (sections.Config, config)}
+  parts |= {k: (section, config.get(k)) for k, section in SECTIONS.items()}
+  for name, (section, given) in parts.items():
+    _check_keys(name, section, given)
+  for name, (section, given) in parts.items():
+    for key, told in keys(section).items():
+      for rule in told.ranges:
+        rule.check(_where(name, key), given[key])
+
+
+def _where(section, key):
+  return key if section == 'config' else f'{section}.{key}'
+
+
+def _check_keys(name, section, given):
+  """Unknown, missing or mistyped keys."""
+  checking.check_value(f'config.{name}', given, Mapping)
+  known = keys(section)
+  for key in given:
+    if key not in known and section not in _OPEN:
       raise ValueError(
-        f'config.{where} is unknown.{did_you_mean(key, known)} '
-        f'Known in {section}: {", ".join(known)}.'
+        f'config.{_where(name, key)} is unknown.{did_you_mean(key, known)} '
+        f'Known in {name}: {", ".join(known)}.'
       )
-  missing = [k for k in known if k not in found]
+  missing = [key for key in known if key not in given]
   if missing:
-    raise ValueError(f'config: {section} lacks {", ".join(missing)}.')
-  for key, hint in known.items():
-    where = key if section == 'config' else f'{section}.{key}'
-    checking.check_value(f'config.{where}', found[key], hint)
+    raise ValueError(f'config: {name} lacks {", ".join(missing)}.')
+  for key, told in known.items():
+    checking.check_value(f'config.{_where(name, key)}', given[key], told.hint)
 
 
 def unknown_key(key: str) -> str:
@@ -192,11 +176,42 @@ def unknown_key(key: str) -> str:
   for old, new in old_names.KEYS.items():
     if key == old.split('.')[-1]:
       return f'config.{old} is now config.{new}: rename it.'
-  known = [k for table in (*KEYS.values(), *DEFAULTS.values()) for k in table]
+  known = [k for s in (sections.Config, *SECTIONS.values()) for k in keys(s)]
   return (
     f'no key of this config is named {key!r}.{did_you_mean(key, known)} '
     'Flags are --config.SECTION.KEY=VALUE; the config shows them all.'
   )
+
+
+def reference() -> str:
+  """All sections and keys as Markdown, for docs/configuration.md."""
+  for package in ('data', 'models', 'tasks'):  # names are registered
+    importlib.import_module(f'pix2seqd_jax.{package}')
+  lines = []
+  for name, section in {'config': sections.Config, **SECTIONS}.items():
+    lines += ['', f'## `{name}`', '', _first_line(section), '']
+    lines += ['| key | type | default | meaning |', '|---|---|---|---|']
+    lines += [_row(name, k, key) for k, key in keys(section).items()]
+  lines += ['', '\\* may change when a run goes on.', '']
+  return '\n'.join(lines[1:])
+
+
+def _row(section, key, told):
+  kind = ' or '.join(f'`{c}`' for c in told.choices)
+  kind = kind or f'`{checking.name_of(told.hint)}`'.replace('|', '\\|')
+  rules = ', '.join(rule.text for rule in told.ranges)
+  default = '' if told.default is MISSING else f'`{told.default!r}`'
+  star = r' \*' if told.is_free else ''
+  notes = [told.doc, *(rule.note for rule in told.ranges if rule.note)]
+  name = f'`{_where(section, key)}`'
+  if key in SECTIONS and section == 'config':
+    name, kind = f'[{name}](#{key})', 'section'
+  cells = (name + star, f'{kind} {rules}'.strip(), default, ' '.join(notes))
+  return f'| {" | ".join(cells)} |'
+
+
+def _first_line(section):
+  return section.__doc__.splitlines()[0]
 
 
 def parse_call(where: str, text: str) -> tuple[str, dict[str, Any]]:

@@ -22,17 +22,13 @@ from pix2seqd_jax.types import Params
 _CATEGORIES = 'categories.json'
 # These may change when a run goes on: they change no number of good examples.
 _FREE = (
-  'data.num_threads',
+  *schema.FREE,
   # How masks are read out and given: not what is trained.
   'model.thresholds',
   'model.mask_autoencoder.thresholds',
   'model.given_cells',
   'model.given_fill',
   'model.resize',
-  'data.root',
-  'data.on_bad_example',
-  'data.loader',
-  'data.latents',
 )
 
 

@@ -78,11 +78,11 @@ WRONG = {
   ),
   'the sampler': ({'sample__sampler': 'eular'}, "'eular' is unknown.*'euler'"),
   'the timesteps': (
-    {'sample__grid': 'unifrom'},
+    {'sample__timestep_spacing': 'unifrom'},
     "'unifrom' is unknown.*'uniform'",
   ),
   'a key of the timesteps': (
-    {'sample__grid_args': {'ende': 0.1}},
+    {'sample__timestep_spacing_args': {'ende': 0.1}},
     r"sample\.timestep_spacing_args\.ende is unknown to Uniform.*'end'",
   ),
   'timesteps that leaves gaps': (

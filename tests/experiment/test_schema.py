@@ -1,10 +1,11 @@
-"""Names with arguments on the command line."""
+"""Sections of a config, and names with arguments on the command line."""
 
 import pytest
 
 from configs import pix2seq_d_shapes
+from pix2seqd_jax import checking
 from pix2seqd_jax.diffusion import dpm_solver
-from pix2seqd_jax.experiment import build, schema
+from pix2seqd_jax.experiment import build, schema, sections
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,53 @@ def test_the_sampler_of_a_config():
   config.sample.sampler = 'dpm_multistep(ordre=3)'
   with pytest.raises(ValueError, match="Did you mean 'order'"):
     _ = build.Experiment(config).sampler
+
+
+def test_the_reference_has_each_key_once_with_what_it_may_be():
+  text = schema.reference()
+  rows = text.splitlines()
+  for name, section in schema.SECTIONS.items():
+    assert text.count(f'## `{name}`\n') == 1
+    for key, told in schema.keys(section).items():
+      (row,) = [r for r in rows if r.startswith(f'| `{name}.{key}`')]
+      assert told.doc.endswith('.') and told.doc in row
+      for choice in told.choices:
+        assert f'`{choice}`' in row
+      if told.default is not schema.MISSING:
+        assert f'`{told.default!r}`' in row
+      assert (r'\*' in row) == (f'{name}.{key}' in schema.FREE)
+  assert '`int` from 1 to 65536' in text and '`float` in [0, 1)' in text
+  names = (*schema.keys(sections.Config), *schema.SECTIONS)
+  assert set(names) == set(schema.plain(pix2seq_d_shapes.get_config()))
+
+
+def test_defaults_fit_their_own_rules():
+  for section in schema.SECTIONS.values():
+    for key, told in schema.keys(section).items():
+      if told.default is not schema.MISSING:
+        assert checking.fits(told.default, told.hint), key
+        assert all(rule.holds(told.default) for rule in told.ranges), key
+
+
+@pytest.mark.parametrize(
+  'rule, value, message',
+  [
+    (sections.Range(1, 9), 0, 'x=0 must be an integer from 1 to 9.'),
+    (sections.Range(0), -0.5, 'x=-0.5 must be >= 0.'),
+    (
+      sections.Range(0, 1, below=True, note='0: none.'),
+      1.0,
+      'x=1.0 must lie in [0, 1). 0: none.',
+    ),
+    (
+      sections.Range(1, 9, what='a pair, each'),
+      (3, 10),
+      'x=(3, 10) must be a pair, each from 1 to 9.',
+    ),
+  ],
+)
+def test_a_range_says_its_rule(rule, value, message):
+  with pytest.raises(ValueError) as error:
+    rule.check('x', value)
+  assert str(error.value) == message
+  rule.check('x', 1 if rule.most > 1 else 0.5)
