@@ -77,7 +77,7 @@ def resize_image(
     how = cv2.INTER_LINEAR
     made = cv2.resize(image, size[::-1], interpolation=how)[window]
     return cv2.flip(made, 1) if mirror else made
-  image = Image.fromarray(np.ascontiguousarray(image))
+  pillow = Image.fromarray(np.ascontiguousarray(image))
   (top, bottom, _), (left, right, _) = (
     part.indices(n) for part, n in zip(window, size)
   )
@@ -86,7 +86,7 @@ def resize_image(
   # Rounding must not take the box out of the image.
   lower = (min(right * wide, w), min(bottom * tall, h))
   box = (left * wide, top * tall, *lower)
-  made = image.resize((right - left, bottom - top), METHODS[method], box=box)
+  made = pillow.resize((right - left, bottom - top), METHODS[method], box=box)
   return np.asarray(made.transpose(_MIRROR) if mirror else made)
 
 
@@ -107,8 +107,8 @@ def flip(image):
   if image.dtype != np.uint8:
     return image[:, ::-1]
   # NumPy takes ten times as long to turn pixels of three bytes.
-  image = Image.fromarray(np.ascontiguousarray(image))
-  return np.asarray(image.transpose(_MIRROR))
+  pillow = Image.fromarray(np.ascontiguousarray(image))
+  return np.asarray(pillow.transpose(_MIRROR))
 
 
 def size_that_fits(size, target):
