@@ -1,4 +1,4 @@
-"""Partial masks of one image -> whole ones: what Pipeline.complete does."""
+"""Partial masks of one image -> whole ones: what Pipeline.inpaint does."""
 
 import copy
 from typing import Any
@@ -32,7 +32,7 @@ class Completer:
   def read(
     self, partial: Any, valid: Any, batch: Any, meta: Any, strength: Any
   ) -> partial_masks.Partial:
-    """What is given, checked; see Pipeline.complete.
+    """What is given, checked; see Pipeline.inpaint.
 
     Raises:
       ValueError: a mask that does not fit the image or the model, a model
@@ -86,7 +86,7 @@ class Completer:
       seed: of the names of segments.
       key: of the sampler.
       steps, num_samples, strength, inpainting, keep_given: as in
-        Pipeline.complete.
+        Pipeline.inpaint.
     """
     sampler = self._variant(strength, inpainting).sample_fn(
       steps, None, num_samples

@@ -133,7 +133,7 @@ class Pipeline:
       found = self._stitch(image, key, draw, windows)
     return self._result(image, found)
 
-  def complete(
+  def inpaint(
     self,
     image: Any,
     partial: Any,

@@ -22,7 +22,7 @@ def pipe(smoke_run):
   return found
 
 
-def make_make_image(size=(50, 70), seed=0):
+def make_image(size=(50, 70), seed=0):
   return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
 
 
@@ -73,7 +73,7 @@ def test_no_steps(pipe):
 @pytest.mark.parametrize(
   'mode', ['RGB', 'L', '1', 'P', 'RGBA', 'LA', 'CMYK', 'I;16']
 )
-def test_any_mode_of_make_image(pipe, mode, tmp_path):
+def test_any_mode_of_image(pipe, mode, tmp_path):
   if mode == 'I;16':
     gray = make_image()[..., 0].astype(np.uint16) * 257
     image = Image.fromarray(gray)
@@ -114,12 +114,12 @@ def test_exif_rotation_is_applied(pipe, tmp_path):
     np.zeros((1, 8, 8, 3), np.uint8),
   ],
 )
-def test_arrays_that_are_no_make_image(pipe, image):
+def test_arrays_that_are_no_image(pipe, image):
   with pytest.raises(ValueError, match=r'give uint8 \[h, w, 3\] RGB'):
     pipe.segment(image)
 
 
-def test_a_image_without_pixels(pipe):
+def test_an_image_without_pixels(pipe):
   with pytest.raises(ValueError, match='has no pixels'):
     pipe.segment(np.zeros((0, 8, 3), np.uint8))
 
@@ -181,7 +181,7 @@ def test_every_format_from_one_call(pipe, tmp_path):
   for name in ('000139.png', '000285.png'):
     result = pipe.segment(folder / name, steps=2, num_samples=2)
     with Image.open(output / 'palette' / name) as image:
-      np.testing.assert_array_equal(image, result.palette_make_image())
+      np.testing.assert_array_equal(image, result.palette_image())
       shown = np.asarray(image.convert('RGB'))
     np.testing.assert_array_equal(shown, colors[result.semantic()])
     with Image.open(output / 'labels' / name) as image:
@@ -208,18 +208,18 @@ def test_samples_agree_in_shares(pipe):
   assert result.agreement.dtype == np.float32
   assert result.agreement.shape == (50, 70)
   assert set(np.unique(result.agreement).tolist()) <= {0.5, 1}
-  drawn = result.agreement_make_image()
+  drawn = result.agreement_image()
   assert drawn.dtype == np.uint8 and drawn.shape[1] > 500
   again = pipe.segment(image, steps=2, num_samples=2)
   np.testing.assert_array_equal(result.agreement, again.agreement)
   assert pipe.segment(image, steps=2).agreement is None
   with pytest.raises(ValueError, match='one sample has no agreement'):
-    pipe.segment(image, steps=2).agreement_make_image()
+    pipe.segment(image, steps=2).agreement_image()
   with pytest.raises(ValueError, match='num_samples=0'):
     pipe.segment(image, num_samples=0)
 
 
-def test_a_image_of_one_tile_is_the_make_image(pipe):
+def test_an_image_of_one_tile_is_the_image(pipe):
   image = make_image()
   whole, tiled = (
     pipe.segment(image, steps=2, tile=tile) for tile in (None, (50, 80))

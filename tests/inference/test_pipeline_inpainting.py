@@ -1,4 +1,4 @@
-"""An image and a part of its mask: what Pipeline.complete returns."""
+"""An image and a part of its mask: what Pipeline.inpaint returns."""
 
 import jax
 import numpy as np
@@ -143,7 +143,7 @@ def test_samples_agree_differ_and_say_how_far(pipe):
 
 
 def test_errors(pipe):
-  with pytest.raises(ValueError, match=r'partial is \(64, 63\) but the pict'):
+  with pytest.raises(ValueError, match=r'partial is \(64, 63\) but the image'):
     complete(pipe, some()[:, 1:])
   with pytest.raises(ValueError, match='47 segments but this model knows 15'):
     complete(pipe, np.minimum(np.arange(4096), 47).reshape(64, 64))
