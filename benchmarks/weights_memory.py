@@ -58,14 +58,14 @@ def scripts(source: str, part: str, folder: pathlib.Path) -> dict[str, str]:
   """{step: a program of Python}."""
   file, ours, back = (str(folder / name) for name in (FILE, OURS, BACK))
   command = (
-    'from pix2seqd_jax.pretrained import __main__ as command; command.main'
+    'from pix2seqd_jax.cli import weights_import as command; command.main'
   )
   there = ['--from', source, '--checkpoint', file, '--out', ours]
   home = ['--to', source, '--checkpoint', ours, '--out', back]
   which = source, file, part
   return {
     IMPORTS: (
-      'from pix2seqd_jax.pretrained import __main__; import orbax.checkpoint'
+      'from pix2seqd_jax.cli import weights_import; import orbax.checkpoint'
     ),
     'load': (
       'from pix2seqd_jax.pretrained import sources; '
