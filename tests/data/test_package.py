@@ -12,7 +12,7 @@ from pix2seqd_jax.registry import DATASETS
 def test_no_data_set_was_forgotten():
   folder = pathlib.Path(data.__file__).parent
   names = set()
-  for path in folder.glob('*.py'):
+  for path in folder.rglob('*.py'):
     names |= set(re.findall(r"DATASETS\.register\('(\w+)'\)", path.read_text()))
   assert names and all(name in DATASETS for name in names)
 

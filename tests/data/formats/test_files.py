@@ -89,11 +89,11 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
     8: lambda a: np.rot90(a, -1),
   }[orientation](image)
-  image = Image.fromarray(np.ascontiguousarray(stored))
-  exif = image.getexif()
+  turned = Image.fromarray(np.ascontiguousarray(stored))
+  exif = turned.getexif()
   exif[0x0112] = orientation
   path = tmp_path / 'turned.jpg'
-  image.save(path, exif=exif, quality=95)
+  turned.save(path, exif=exif, quality=95)
   upright = files.read_image(path)
   assert upright.shape == image.shape
   assert np.abs(upright.astype(int) - image).max() < 8
