@@ -66,7 +66,7 @@ def parts_of(args: argparse.Namespace, rest: Sequence[str]) -> list[Part]:
   data = schema.plain(schema.complete(config))['data']
   parts = []
   for split in (args.split,) if args.split else _SPLITS:
-    entry, kwargs = data.source_args(data, split)
+    entry, kwargs = data_parts.source_args(data, split)
     checking.check_arguments(f'config.data.{split}', entry, kwargs)
     parts.append(Part(f'{data["name"]}, {split}', entry, kwargs))
   return parts
