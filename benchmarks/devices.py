@@ -36,7 +36,7 @@ NAME = 'devices'
 MESHES: dict[int, Any] = {
   1: {
     'mesh': (('data', 1), ('fsdp', 1), ('tensor', 1)),
-    'shard_rules': recipes.single_device_rules(),
+    'shard_rules': (),
   },
   8: {
     'mesh': (('data', 2), ('fsdp', 2), ('tensor', 2)),

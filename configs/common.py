@@ -1,6 +1,17 @@
-"""Blocks that several configs share. A config itself holds final values."""
+"""Blocks that configs of several models share: data sets, lengths, devices.
+
+A block is a function that returns a section with its values; a config gives
+what is its own as keyword arguments. tests/configs/dumps/ shows what comes of
+it, config by config.
+"""
 
 from ml_collections import ConfigDict
+
+# All devices as plain data parallelism, unless the sizes are changed.
+MESH = (('data', -1), ('fsdp', 1), ('tensor', 1))
+CITYSCAPES_TRAIN_EXAMPLES = 2975
+# Weight decay as in LDMSeg's release: norms have none, biases have.
+NO_NORMS = (r'^(?!.*norm)',)
 
 
 def variants(arg: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -14,34 +25,203 @@ def variants(arg: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
   return found
 
 
-def single_device_rules():
-  """Every parameter whole on every device: plain data parallelism."""
-  return ()
+# config.data.
 
 
-def fsdp_rules():
-  """Kernels over 'fsdp'; heads and hidden features also over 'tensor'.
-
-  An exact spec is an error where an axis does not divide its dimension; the
-  last rule splits the largest dimension that 'fsdp' divides. Optimizer state
-  and EMA follow their parameter: their paths end alike.
-  """
-  return (
-    ('attention/(query|key|value)/kernel$', ('fsdp', 'tensor', None)),
-    ('attention/(query|key|value)/bias$', ('tensor', None)),
-    ('attention/out/kernel$', ('tensor', None, 'fsdp')),
-    ('mlp_in/kernel$', ('fsdp', 'tensor')),
-    ('mlp_out/kernel$', ('tensor', 'fsdp')),
-    ('kernel$', 'fsdp'),
+def shapes(**changes) -> ConfigDict:
+  """Generated scenes: 4 kinds of things and 3 of stuff on 64 x 64 pixels."""
+  return ConfigDict(
+    {
+      'name': 'shapes',
+      'root': '',
+      'source': {
+        'size': (64, 64),
+        'things': ('circle', 'square', 'triangle', 'star'),
+        'num_things': (1, 4),
+        'thing_size': (0.3, 0.55),
+        'hue': 0.8,
+        'occlusion': 0.4,
+      },
+      'train': {'split': 'train', 'num_examples': 100_000},
+      'eval': {'split': 'eval', 'num_examples': 256},
+      'num_classes': 7,
+      'num_ids': 16,
+      'image_size': (64, 64),
+      'mask_size': (64, 64),
+      'id_order': 'area',
+      'name_stuff': True,
+      'encode': 'device',
+      'train_transforms': (('random_flip', {}), ('pad', {})),
+      'eval_transforms': (('resize_to_fit', {}), ('pad', {})),
+      'batch_size': 16,
+      'num_threads': 2,
+      **changes,
+    }
   )
 
 
-# Weight decay as in LDMSeg's release: norms have none, biases have.
-NO_NORMS = (r'^(?!.*norm)',)
+def nuclei(gpu: bool = False, **changes) -> ConfigDict:
+  """Microscopy: up to 255 cells, on 128 x 128 pixels or 256 x 256 (`gpu`)."""
+  return ConfigDict(
+    {
+      'name': 'coco_panoptic',
+      'root': '../shared/data/nuclei',
+      'source': {},
+      'train': {
+        'images': 'train',
+        'panoptic': 'panoptic_train',
+        'annotations': 'annotations/panoptic_train.json',
+      },
+      'eval': {
+        'images': 'val',
+        'panoptic': 'panoptic_val',
+        'annotations': 'annotations/panoptic_val.json',
+      },
+      'num_classes': 2,
+      'num_ids': 256,
+      'image_size': (256, 256) if gpu else (128, 128),
+      'mask_size': (128, 128) if gpu else (64, 64),
+      'id_order': 'grid',  # a hundred cells cannot be counted in passing
+      'name_stuff': True,
+      'encode': 'device',
+      'train_transforms': (
+        ('scale_jitter', {'scale': (0.8, 1.6)}),
+        ('fixed_size_crop', {'independent': True}),
+        ('random_flip', {}),
+        ('color_jitter', {'strength': 0.5}),
+        ('pad', {}),
+      ),
+      'eval_transforms': (('resize_to_fit', {}), ('pad', {})),
+      'batch_size': 32 if gpu else 8,
+      'num_threads': 16 if gpu else 2,
+      **changes,
+    }
+  )
+
+
+def camvid(**changes) -> ConfigDict:
+  """Street scenes: a folder of label maps, 11 classes, all stuff."""
+  return ConfigDict(
+    {
+      'name': 'semantic_folder',
+      'root': '../shared/data/camvid',
+      'source': {'layout': 'camvid'},
+      'train': {'images': 'images/train', 'labels': 'labels/train'},
+      'eval': {'images': 'images/val', 'labels': 'labels/val'},
+      'num_classes': 11,
+      'num_ids': 12,
+      'image_size': (96, 128),
+      'mask_size': (96, 128),
+      'id_order': 'area',
+      'name_stuff': True,
+      'encode': 'device',
+      'train_transforms': (
+        ('scale_jitter', {'scale': (1.0, 2.0)}),
+        ('fixed_size_crop', {'independent': True}),
+        ('random_flip', {}),
+        ('pad', {}),
+      ),
+      'eval_transforms': (('resize_to_fit', {}), ('pad', {})),
+      'batch_size': 8,
+      'num_threads': 2,
+      **changes,
+    }
+  )
+
+
+def coco(**changes) -> ConfigDict:
+  """COCO panoptic 2017; sizes, training transforms and batch are given."""
+  return ConfigDict(
+    {
+      'name': 'coco_panoptic',
+      'root': 'data/coco',
+      'source': {},
+      'train': {
+        'images': 'train2017',
+        'panoptic': 'annotations/panoptic_train2017',
+        'annotations': 'annotations/panoptic_train2017.json',
+      },
+      'eval': {
+        'images': 'val2017',
+        'panoptic': 'annotations/panoptic_val2017',
+        'annotations': 'annotations/panoptic_val2017.json',
+      },
+      'num_classes': 133,
+      'num_ids': 101,
+      'id_order': 'random',
+      'name_stuff': False,
+      'encode': 'device',
+      'eval_transforms': (('resize_to_fit', {}), ('pad', {})),
+      'num_threads': 16,
+      **changes,
+    }
+  )
+
+
+def cityscapes(**changes) -> ConfigDict:
+  """Cityscapes panoptic; sizes, training transforms and batch are given."""
+  return ConfigDict(
+    {
+      'name': 'cityscapes_panoptic',
+      'root': 'data/cityscapes',
+      'source': {'official': True},
+      'train': {
+        'images': 'leftImg8bit/train',
+        'panoptic': 'gtFine/cityscapes_panoptic_train',
+        'annotations': 'gtFine/cityscapes_panoptic_train.json',
+      },
+      'eval': {
+        'images': 'leftImg8bit/val',
+        'panoptic': 'gtFine/cityscapes_panoptic_val',
+        'annotations': 'gtFine/cityscapes_panoptic_val.json',
+      },
+      'num_classes': 19,
+      'num_ids': 101,
+      'id_order': 'random',
+      'name_stuff': False,
+      'encode': 'device',
+      'eval_transforms': (('resize_to_fit', {}), ('pad', {})),
+      'num_threads': 16,
+      **changes,
+    }
+  )
+
+
+# config.task, config.sample.
+
+
+def panoptic(min_pixels: int, **changes) -> ConfigDict:
+  """PQ with classes; segments of fewer pixels become void."""
+  return ConfigDict(
+    {
+      'name': 'panoptic',
+      'min_pixels': min_pixels,
+      'merge_stuff': True,
+      'split_things': False,
+      **changes,
+    }
+  )
+
+
+def sample(steps: int, td: float = 0.0, **changes) -> ConfigDict:
+  """DDIM."""
+  return ConfigDict(
+    {
+      'steps': steps,
+      'td': td,
+      'sampler': 'ddim',
+      'sampler_args': {},
+      'seed': 0,
+      **changes,
+    }
+  )
+
+
+# config.optimizer, config.train, config.eval.
 
 
 def adamw(learning_rate: float, warmup_steps: int = 0, **changes) -> ConfigDict:
-  """The released config's optimizer (methods sheet, section 5)."""
+  """The optimizer of Pix2Seq-D's release (methods sheet, section 5)."""
   return ConfigDict(
     {
       'name': 'adamw',
@@ -65,72 +245,58 @@ def adamw(learning_rate: float, warmup_steps: int = 0, **changes) -> ConfigDict:
   )
 
 
-def released_nets() -> dict:
-  """Pix2Seq-D's networks: 94,492,480 trainable parameters."""
-  return {
-    'encoder': {
-      'width_multiplier': 1.0,
-      'blocks': (3, 4, 6),
-      'dim': 512,
-      'num_layers': 12,
-      'num_heads': 16,
-      'mlp_dim': 2048,
-      'dropout': 0.1,
-      'drop_path': 0.1,
-    },
-    'merge': {'out_dim': 256},
-    'denoiser': {
-      'dim': 128,
-      'multipliers': (1, 1, 2, 2),
-      'num_res_blocks': (1, 1, 1, 1),
-      'transformer_dim': 512,
-      'transformer_blocks': 6,
-      'head_dim': 64,
-      'time_scaling': 1000.0,
-    },
-  }
-
-
-def tiny_nets() -> dict:
-  """The same networks, thin and shallow: for tests."""
-  return {
-    'encoder': {
-      'width_multiplier': 0.125,
-      'blocks': (1, 1, 1),
-      'dim': 32,
-      'num_layers': 1,
-      'num_heads': 2,
-      'mlp_dim': 64,
-      'dropout': 0.1,
-      'drop_path': 0.1,
-    },
-    'merge': {'out_dim': 16},
-    'denoiser': {
-      'dim': 16,
-      'multipliers': (1, 2),
-      'num_res_blocks': (1, 1),
-      'transformer_dim': 32,
-      'transformer_blocks': 1,
-      'head_dim': 16,
-      'time_scaling': 1000.0,
-    },
-  }
-
-
-def smoke(config: ConfigDict) -> ConfigDict:
-  """Any Pix2Seq-D config, small enough for a laptop: a check, not a result."""
-  config.model.update(tiny_nets())
-  config.model.dtype = 'float32'
-  config.model.remat = False
-  config.data.update(
+def train(
+  steps: int,
+  *,
+  save_every: int,
+  eval_every: int,
+  best_metric: str,
+  log_every: int = 50,
+  keep: int = 2,
+) -> ConfigDict:
+  """Lengths and intervals in steps; 8 images of each evaluation are shown."""
+  return ConfigDict(
     {
-      'image_size': (64, 64),
-      'mask_size': (32, 32),
-      'batch_size': 8,
-      'num_threads': 2,
+      'steps': steps,
+      'log_every': log_every,
+      'save_every': save_every,
+      'eval_every': eval_every,
+      'keep': keep,
+      'best_metric': best_metric,
+      'num_panels': 8,
     }
   )
-  config.sample.steps = 3
+
+
+def evaluation(batch_size: int, use_ema: bool = True) -> ConfigDict:
+  """All examples of the split."""
+  return ConfigDict(
+    {'batch_size': batch_size, 'num_examples': 0, 'use_ema': use_ema}
+  )
+
+
+# config.shard_rules: () keeps every parameter whole on every device.
+
+
+def fsdp_rules():
+  """Kernels over 'fsdp'; heads and hidden features also over 'tensor'.
+
+  An exact spec is an error where an axis does not divide its dimension; the
+  last rule splits the largest dimension that 'fsdp' divides. Optimizer state
+  and EMA follow their parameter: their paths end alike.
+  """
+  return (
+    ('attention/(query|key|value)/kernel$', ('fsdp', 'tensor', None)),
+    ('attention/(query|key|value)/bias$', ('tensor', None)),
+    ('attention/out/kernel$', ('tensor', None, 'fsdp')),
+    ('mlp_in/kernel$', ('fsdp', 'tensor')),
+    ('mlp_out/kernel$', ('tensor', 'fsdp')),
+    ('kernel$', 'fsdp'),
+  )
+
+
+def shorten(config: ConfigDict) -> None:
+  """Six steps and twelve images, in place: for tests."""
   config.optimizer.warmup_steps = 2
   config.train.update(
     {
@@ -142,4 +308,3 @@ def smoke(config: ConfigDict) -> ConfigDict:
     }
   )
   config.eval.update({'batch_size': 8, 'num_examples': 12})
-  return config

@@ -14,7 +14,8 @@ Variants: `:gpu` (192 x 256 images, a wider network, one GPU), `:smoke`
 
 from ml_collections import ConfigDict
 
-from configs import common, image_autoencoder_shapes, pix2seq_d_camvid
+from configs import common, image_autoencoder_common
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('gpu', 'smoke')
 
@@ -22,48 +23,35 @@ VARIANTS = ('gpu', 'smoke')
 def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
   gpu = 'gpu' in chosen
-  config = image_autoencoder_shapes.get_config('masks')
-  config.data = data(gpu)
-  config.data.batch_size = 32 if gpu else 8
-  config.model.masks.update(
-    {'anchors': {'levels': 3, 'spacing': 120}, 'perturbation': 29.0}
-  )
+  config = ConfigDict()
+  config.seed = 0
+
+  config.data = image_autoencoder_common.camvid(gpu)
+  masks = {'share': 0.5, **image_autoencoder_common.CAMVID_PAINT}
   if gpu:
-    config.model.network.update(
-      {
-        'block_out_channels': (64, 128, 256),
-        'layers_per_block': 2,
-        'groups': 32,
-      }
+    config.model = image_autoencoder_common.model(
+      image_autoencoder_common.wide(latent_channels=16),
+      dtype='bfloat16',
+      masks=masks,
     )
-    config.model.dtype = 'bfloat16'
-    config.optimizer.update({'learning_rate': 4e-4, 'ema_decay': 0.998})
+  else:
+    config.model = image_autoencoder_common.model(
+      image_autoencoder_common.painting(), masks=masks
+    )
+  config.task = ConfigDict({'name': 'reconstruction'})
+  config.sample = common.sample(steps=1)
+  config.optimizer = image_autoencoder_common.adamw(gpu)
   steps = 5000 if gpu else 2000
-  config.train.update(
-    {'steps': steps, 'save_every': steps // 2, 'eval_every': steps // 2}
+  config.train = common.train(
+    steps, save_every=steps // 2, eval_every=steps // 2, best_metric='psnr'
   )
-  config.eval.batch_size = 32 if gpu else 16
+  config.eval = common.evaluation(batch_size=32 if gpu else 16)
+
+  config.mesh = common.MESH
+  config.shard_rules = ()
+  config.init_from = ()
+  config = schema.complete(config)
   if 'smoke' not in chosen:
     return config
   config.data.update({'image_size': (48, 64), 'mask_size': (48, 64)})
-  return image_autoencoder_shapes.smoke(config)
-
-
-def data(gpu: bool = False) -> ConfigDict:
-  """CamVid at one size for images and masks: crops, enlarged up to twice."""
-  found = pix2seq_d_camvid.get_config().data
-  size = (192, 256) if gpu else (96, 128)
-  found.update(
-    {
-      'image_size': size,
-      'mask_size': size,
-      'num_threads': 8 if gpu else 2,
-      'train_transforms': (
-        ('scale_jitter', {'scale': (1.0, 2.0)}),
-        ('fixed_size_crop', {'independent': True}),
-        ('random_flip', {}),
-        ('pad', {}),
-      ),
-    }
-  )
-  return found
+  return image_autoencoder_common.smoke(config)

@@ -12,7 +12,8 @@ Variants: `:gpu` (256 x 256 images, a wider network, one GPU), `:smoke`
 
 from ml_collections import ConfigDict
 
-from configs import common, image_autoencoder_shapes, pix2seq_d_nuclei
+from configs import common, image_autoencoder_common
+from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('gpu', 'smoke')
 
@@ -20,24 +21,35 @@ VARIANTS = ('gpu', 'smoke')
 def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
   gpu = 'gpu' in chosen
-  config = image_autoencoder_shapes.get_config()
-  config.data = pix2seq_d_nuclei.get_config('gpu' if gpu else None).data
-  config.data.batch_size = 32 if gpu else 8
+  config = ConfigDict()
+  config.seed = 0
+
+  config.data = common.nuclei(gpu, batch_size=32 if gpu else 8)
   if gpu:
-    config.model.network.update(
-      {
-        'block_out_channels': (64, 128, 256),
-        'layers_per_block': 2,
-        'groups': 32,
-      }
+    config.model = image_autoencoder_common.model(
+      image_autoencoder_common.wide(latent_channels=4), dtype='bfloat16'
     )
-    config.model.dtype = 'bfloat16'
-    config.optimizer.update({'learning_rate': 4e-4, 'ema_decay': 0.998})
-    config.train.update(
-      {'steps': 10_000, 'save_every': 1000, 'eval_every': 1000}
+  else:
+    config.model = image_autoencoder_common.model(
+      image_autoencoder_common.small()
     )
-  config.eval.batch_size = 32 if gpu else 16
+  config.task = ConfigDict({'name': 'reconstruction'})
+  config.sample = common.sample(steps=1)
+  config.optimizer = image_autoencoder_common.adamw(gpu)
+  every = 1000 if gpu else 400
+  config.train = common.train(
+    10_000 if gpu else 800,
+    save_every=every,
+    eval_every=every,
+    best_metric='psnr',
+  )
+  config.eval = common.evaluation(batch_size=32 if gpu else 16)
+
+  config.mesh = common.MESH
+  config.shard_rules = ()
+  config.init_from = ()
+  config = schema.complete(config)
   if 'smoke' not in chosen:
     return config
   config.data.image_size = (64, 64)
-  return image_autoencoder_shapes.smoke(config)
+  return image_autoencoder_common.smoke(config)

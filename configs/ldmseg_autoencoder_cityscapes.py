@@ -19,7 +19,7 @@ Under the root: see configs/pix2seq_d_cityscapes.py.
 
 from ml_collections import ConfigDict
 
-from configs import common, ldmseg_common, pix2seq_d_cityscapes
+from configs import common, ldmseg_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('smoke',)
@@ -30,41 +30,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
   config = ConfigDict()
   config.seed = 0
-  config.data = data(BATCH_SIZE)
+
+  config.data = ldmseg_common.cityscapes(BATCH_SIZE)
   config.model = ldmseg_common.stage_1(ldmseg_common.shallow())
   config.task = ldmseg_common.task('instance')
   config.sample = ldmseg_common.sample(steps=1)
   config.optimizer = ldmseg_common.adamw_1()
   config.train = ldmseg_common.train(
-    pix2seq_d_cityscapes.TRAIN_EXAMPLES * EPOCHS // BATCH_SIZE + 1, every=2000
+    common.CITYSCAPES_TRAIN_EXAMPLES * EPOCHS // BATCH_SIZE + 1, every=2000
   )
-  config.eval = ConfigDict(
-    {'batch_size': 8, 'num_examples': 0, 'use_ema': False}
-  )
-  ldmseg_common.devices(config)
+  config.eval = common.evaluation(batch_size=8, use_ema=False)
+
+  config.mesh = common.MESH
+  config.shard_rules = ()
   config.init_from = ()
   config = schema.complete(config)
   return ldmseg_common.smoke(config) if 'smoke' in chosen else config
-
-
-def data(batch_size: int) -> ConfigDict:
-  """Half of the images' sides, their aspect kept; 127 random ids."""
-  found = pix2seq_d_cityscapes.get_config().data
-  found.update(
-    {
-      'num_ids': 128,
-      'image_size': (512, 1024),
-      'mask_size': (512, 1024),
-      'id_order': 'random',
-      'name_stuff': False,
-      'train_transforms': (
-        ('drop_small', {'min_pixels': 10}),
-        ldmseg_common.square(),
-        ('random_flip', {}),
-        ('pad', {}),
-      ),
-      'eval_transforms': (ldmseg_common.square(), ('pad', {})),
-      'batch_size': batch_size,
-    }
-  )
-  return found

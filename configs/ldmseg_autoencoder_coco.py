@@ -29,7 +29,7 @@ Under the root: see configs/pix2seq_d_coco.py.
 
 from ml_collections import ConfigDict
 
-from configs import common, ldmseg_common, pix2seq_d_coco
+from configs import common, ldmseg_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('sd_vae', 'smoke')
@@ -40,7 +40,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
   config = ConfigDict()
   config.seed = 0
-  config.data = data(batch_size=16)
+
+  config.data = ldmseg_common.coco(batch_size=16)
   if 'sd_vae' in chosen:
     config.model = ldmseg_common.stage_1(ldmseg_common.sd_vae(), kind='sd_vae')
   else:
@@ -49,36 +50,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.sample = ldmseg_common.sample(steps=1)
   config.optimizer = ldmseg_common.adamw_1()
   config.train = ldmseg_common.train(66_528)
-  config.eval = ConfigDict(
-    {'batch_size': 16, 'num_examples': 0, 'use_ema': False}
-  )
-  ldmseg_common.devices(config)
+  config.eval = common.evaluation(batch_size=16, use_ema=False)
+
+  config.mesh = common.MESH
+  config.shard_rules = ()
   config.init_from = _sd_vae_init() if 'sd_vae' in chosen else ()
   config = schema.complete(config)
   return ldmseg_common.smoke(config) if 'smoke' in chosen else config
-
-
-def data(batch_size: int) -> ConfigDict:
-  """COCO as LDMSeg sees it: squares, whatever the aspect; 127 random ids."""
-  found = pix2seq_d_coco.get_config().data
-  found.update(
-    {
-      'num_ids': 128,
-      'image_size': (512, 512),
-      'mask_size': (512, 512),
-      'id_order': 'random',
-      'name_stuff': False,
-      'train_transforms': (
-        ('drop_small', {'min_pixels': 10}),
-        ldmseg_common.square(),
-        ('random_flip', {}),
-        ('pad', {}),
-      ),
-      'eval_transforms': (ldmseg_common.square(), ('pad', {})),
-      'batch_size': batch_size,
-    }
-  )
-  return found
 
 
 def _sd_vae_init() -> tuple:

@@ -14,7 +14,7 @@ guess: the paper has no such data.
 
 from ml_collections import ConfigDict
 
-from configs import common, ldmseg_common, pix2seq_d_nuclei
+from configs import common, ldmseg_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('gpu', 'smoke')
@@ -25,55 +25,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
   gpu = 'gpu' in chosen
   config = ConfigDict()
   config.seed = 0
-  config.data = data(gpu, 'random')
-  config.model = ldmseg_common.stage_1(
-    ldmseg_common.shallow() if gpu else small(),
-    points={
-      'num_points': 12_544 if gpu else 1024,
-      'oversample': 3,
-      'importance': 0.75,
-    },
-    max_segments=0 if gpu else 96,
-    thresholds={'mask': 0.5, 'overlap': 0.5, 'min_pixels': 20},
-  )
+
+  config.data = ldmseg_common.nuclei(gpu, 'random')
+  config.model = ldmseg_common.nuclei_stage_1(gpu)
   config.task = ldmseg_common.task('instance')
   config.sample = ldmseg_common.sample(steps=1)
   config.optimizer = ldmseg_common.adamw_1(
     learning_rate=1e-4 if gpu else 1e-3, schedule='linear'
   )
   config.train = ldmseg_common.train(20_000 if gpu else 3000, every=1000)
-  config.eval = ConfigDict(
-    {'batch_size': 16, 'num_examples': 0, 'use_ema': False}
-  )
-  ldmseg_common.devices(config)
+  config.eval = common.evaluation(batch_size=16, use_ema=False)
+
+  config.mesh = common.MESH
+  config.shard_rules = ()
   config.init_from = ()
   config = schema.complete(config)
   return ldmseg_common.smoke(config) if 'smoke' in chosen else config
-
-
-def data(gpu: bool, id_order: str) -> ConfigDict:
-  """Crops at any scale near that of the image; masks at full size."""
-  found = pix2seq_d_nuclei.get_config('gpu' if gpu else None).data
-  side = (512, 512) if gpu else (128, 128)
-  found.update(
-    {
-      'image_size': side,
-      'mask_size': side,
-      'id_order': id_order,
-      'name_stuff': id_order != 'random',
-      'batch_size': 16 if gpu else 8,
-    }
-  )
-  return found
-
-
-def small() -> dict:
-  """Latents of a quarter of the side."""
-  return {
-    'widths': (16, 32, 64),
-    'hidden': 64,
-    'latent_channels': 4,
-    'num_upscalers': 2,
-    'upscale_channels': 64,
-    'groups': 16,
-  }

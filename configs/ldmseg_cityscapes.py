@@ -20,7 +20,7 @@ batch and averaged weights are a guess; all else is the release's for COCO.
 
 from ml_collections import ConfigDict
 
-from configs import common, ldmseg_autoencoder_cityscapes, ldmseg_common
+from configs import common, ldmseg_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('complete', 'smoke')
@@ -30,19 +30,21 @@ STABLE_DIFFUSION = 'runs/sd'
 
 def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
-  stage_1 = ldmseg_autoencoder_cityscapes.get_config()
   config = ConfigDict()
   config.seed = 0
-  config.data = ldmseg_autoencoder_cityscapes.data(batch_size=32)
-  config.model = ldmseg_common.stage_2(stage_1.model)
+
+  config.data = ldmseg_common.cityscapes(batch_size=32)
+  config.model = ldmseg_common.stage_2(
+    ldmseg_common.stage_1(ldmseg_common.shallow()), classifier={}
+  )
   config.task = ldmseg_common.task(complete=32 if 'complete' in chosen else 0)
   config.sample = ldmseg_common.sample(steps=50)
   config.optimizer = ldmseg_common.adamw_2(ema_decay=0.999)
   config.train = ldmseg_common.train(40_000, every=2000)
-  config.eval = ConfigDict(
-    {'batch_size': 8, 'num_examples': 0, 'use_ema': True}
-  )
-  ldmseg_common.devices(config, (('kernel$', 'fsdp'),))
+  config.eval = common.evaluation(batch_size=8)
+
+  config.mesh = common.MESH
+  config.shard_rules = (('kernel$', 'fsdp'),)
   config.init_from = ldmseg_common.start(
     STAGE_1, STABLE_DIFFUSION, STABLE_DIFFUSION
   )

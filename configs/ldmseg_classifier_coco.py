@@ -15,7 +15,7 @@ here are a guess. No number of ours: it was not trained here.
 
 from ml_collections import ConfigDict
 
-from configs import common, ldmseg_autoencoder_coco, ldmseg_coco, ldmseg_common
+from configs import common, ldmseg_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('smoke',)
@@ -23,33 +23,24 @@ VARIANTS = ('smoke',)
 
 def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
-  stage_1 = ldmseg_autoencoder_coco.get_config()
   config = ConfigDict()
   config.seed = 0
-  config.data = ldmseg_autoencoder_coco.data(batch_size=64)
-  config.model = ConfigDict(
-    {
-      'name': 'mask_classifier',
-      **ldmseg_common.classifier(),
-      'image_autoencoder': ldmseg_common.sd_vae(),
-      'mask_autoencoder': {
-        key: stage_1.model[key] for key in ldmseg_common.STAGE_1_KEYS
-      },
-      'noise': 0.5,
-      'void_weight': 0.0,
-      'dtype': 'bfloat16',
-    }
+
+  config.data = ldmseg_common.coco(batch_size=64)
+  config.model = ldmseg_common.mask_classifier(
+    ldmseg_common.classifier(),
+    ldmseg_common.stage_1(ldmseg_common.shallow()),
+    image_autoencoder=ldmseg_common.sd_vae(),
+    dtype='bfloat16',
   )
   config.task = ldmseg_common.task('instance', classes=True)
   config.sample = ldmseg_common.sample(steps=1)
   config.optimizer = ldmseg_common.adamw_2(freeze=(), ema_decay=0.999)
   config.train = ldmseg_common.train(50_000)
-  config.eval = ConfigDict(
-    {'batch_size': 16, 'num_examples': 0, 'use_ema': True}
-  )
-  ldmseg_common.devices(config)
-  config.init_from = ldmseg_common.start(
-    ldmseg_coco.STAGE_1, ldmseg_coco.STABLE_DIFFUSION
-  )
+  config.eval = common.evaluation(batch_size=16)
+
+  config.mesh = common.MESH
+  config.shard_rules = ()
+  config.init_from = ldmseg_common.start('runs/ldmseg_autoencoder', 'runs/sd')
   config = schema.complete(config)
   return ldmseg_common.smoke(config) if 'smoke' in chosen else config

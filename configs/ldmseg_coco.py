@@ -37,7 +37,7 @@ float16, and float32 there). There are no averaged weights in the release;
 
 from ml_collections import ConfigDict
 
-from configs import common, ldmseg_autoencoder_coco, ldmseg_common
+from configs import common, ldmseg_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('paper', 'sd_vae', 'complete', 'classes', 'smoke')
@@ -53,13 +53,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'ldmseg_coco: sd_vae and classes do not go together: the head of '
       'ldmseg_classifier_coco is made for the shallow autoencoder; choose one.'
     )
-  stage_1 = ldmseg_autoencoder_coco.get_config(
-    'sd_vae' if 'sd_vae' in chosen else None
-  )
   config = ConfigDict()
   config.seed = 0
-  config.data = ldmseg_autoencoder_coco.data(batch_size=256)
-  config.model = ldmseg_common.stage_2(stage_1.model)
+
+  config.data = ldmseg_common.coco(batch_size=256)
+  if 'sd_vae' in chosen:
+    stage_1 = ldmseg_common.stage_1(ldmseg_common.sd_vae(), kind='sd_vae')
+  else:
+    stage_1 = ldmseg_common.stage_1(ldmseg_common.shallow())
+  config.model = ldmseg_common.stage_2(
+    stage_1,
+    classifier=ldmseg_common.classifier() if 'classes' in chosen else {},
+  )
   if 'paper' in chosen:
     config.model.loss_weight = ('ramp', {'end': 0.25})
   config.task = ldmseg_common.task(
@@ -68,15 +73,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.sample = ldmseg_common.sample(steps=50)
   config.optimizer = ldmseg_common.adamw_2()
   config.train = ldmseg_common.train(200_000)
-  config.eval = ConfigDict(
-    {'batch_size': 16, 'num_examples': 0, 'use_ema': False}
-  )
-  ldmseg_common.devices(config, (('kernel$', 'fsdp'),))
+  config.eval = common.evaluation(batch_size=16, use_ema=False)
+
+  config.mesh = common.MESH
+  config.shard_rules = (('kernel$', 'fsdp'),)
   config.init_from = ldmseg_common.start(
     STAGE_1, STABLE_DIFFUSION, STABLE_DIFFUSION
   )
   if 'classes' in chosen:
-    config.model.classifier = ldmseg_common.classifier()
     config.init_from += (
       (CLASSIFIER, 'net/head', 'frozen/classifier', 'exact'),
     )

@@ -21,12 +21,7 @@ configs/ldmseg_shapes.py; of `:gpu` from the release's.
 
 from ml_collections import ConfigDict
 
-from configs import (
-  common,
-  image_autoencoder_nuclei,
-  ldmseg_autoencoder_nuclei,
-  ldmseg_common,
-)
+from configs import common, image_autoencoder_common, ldmseg_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('random_ids', 'complete', 'gpu', 'smoke')
@@ -38,15 +33,17 @@ STABLE_DIFFUSION = 'runs/sd'
 def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
   gpu = 'gpu' in chosen
-  stage_1 = ldmseg_autoencoder_nuclei.get_config('gpu' if gpu else None)
   config = ConfigDict()
   config.seed = 0
-  config.data = ldmseg_autoencoder_nuclei.data(
-    gpu, 'random' if 'random_ids' in chosen else 'timestep_spacing'
+
+  config.data = ldmseg_common.nuclei(
+    gpu, 'random' if 'random_ids' in chosen else 'grid'
   )
   config.model = ldmseg_common.stage_2(
-    stage_1.model, **({} if gpu else _small())
+    ldmseg_common.nuclei_stage_1(gpu), classifier={}
   )
+  if not gpu:
+    config.model.update(_small())
   config.task = ldmseg_common.task(complete=16 if 'complete' in chosen else 0)
   config.sample = ldmseg_common.sample(steps=50 if gpu else 20)
   if gpu:
@@ -56,10 +53,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
       learning_rate=5e-4, freeze=(), ema_decay=0.998
     )
   config.train = ldmseg_common.train(20_000 if gpu else 4000, every=1000)
-  config.eval = ConfigDict(
-    {'batch_size': 16, 'num_examples': 0, 'use_ema': True}
-  )
-  ldmseg_common.devices(config)
+  config.eval = common.evaluation(batch_size=16)
+
+  config.mesh = common.MESH
+  config.shard_rules = ()
   if gpu:
     config.init_from = ldmseg_common.start(
       STAGE_1, STABLE_DIFFUSION, STABLE_DIFFUSION
@@ -72,16 +69,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def _small() -> dict:
   """What differs from the release on a small machine."""
-  images = image_autoencoder_nuclei.get_config().model
   return {
-    'unet': {
-      'channels': (64, 128, 128),
-      'has_attention': (False, True, True),
-      'num_layers': 1,
-      'num_heads': 4,
-      'groups': 16,
-    },
-    'image_autoencoder': images.network,
+    'unet': ldmseg_common.small_unet(),
+    'image_autoencoder': image_autoencoder_common.small(),
     'prediction': 'x0',
     'loss_weight': ('none', {}),
     'loss_mask': 'none',

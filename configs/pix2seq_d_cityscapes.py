@@ -29,11 +29,10 @@ gtFine/cityscapes_panoptic_{train,val}.json. Zip archives will do, as in
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, pix2seq_d_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('smoke',)
-TRAIN_EXAMPLES = 2975
 EPOCHS, BATCH_SIZE = 100, 16
 
 
@@ -42,93 +41,40 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
 
-  config.data = ConfigDict(
-    {
-      'name': 'cityscapes_panoptic',
-      'root': 'data/cityscapes',
-      'source': {'official': True},
-      'train': {
-        'images': 'leftImg8bit/train',
-        'panoptic': 'gtFine/cityscapes_panoptic_train',
-        'annotations': 'gtFine/cityscapes_panoptic_train.json',
-      },
-      'eval': {
-        'images': 'leftImg8bit/val',
-        'panoptic': 'gtFine/cityscapes_panoptic_val',
-        'annotations': 'gtFine/cityscapes_panoptic_val.json',
-      },
-      'num_classes': 19,
-      'num_ids': 101,
-      'image_size': (1024, 2048),
-      'mask_size': (512, 1024),
-      'id_order': 'random',
-      'name_stuff': False,
-      'encode': 'device',
-      'train_transforms': (
-        ('scale_jitter', {'scale': (1.0, 1.0)}),
-        ('fixed_size_crop', {}),
-        ('random_flip', {}),
-        ('pad', {}),
-      ),
-      'eval_transforms': (('resize_to_fit', {}), ('pad', {})),
-      'batch_size': BATCH_SIZE,
-      'num_threads': 16,
-    }
+  config.data = common.cityscapes(
+    image_size=(1024, 2048),
+    mask_size=(512, 1024),
+    train_transforms=(
+      ('scale_jitter', {'scale': (1.0, 1.0)}),
+      ('fixed_size_crop', {}),
+      ('random_flip', {}),
+      ('pad', {}),
+    ),
+    batch_size=BATCH_SIZE,
   )
-
-  config.model = ConfigDict(
-    {
-      'name': 'pix2seq_d',
-      **common.released_nets(),
-      'schedule': ('cosine', {}),
-      'class_bits': 8,
-      'instance_bits': 8,
-      'bits_kind': 'binary',
-      'scale': 0.1,
-      'conditional': 'cat+attn',
-      'loss_kind': 'softmax',
-      'loss_weight': 0.2,
-      'mask_impossible': False,
-      'self_condition_rate': 0.0,
-      'dtype': 'bfloat16',
-      'remat': True,
-    }
+  config.model = pix2seq_d_common.model(
+    pix2seq_d_common.released_nets(),
+    class_bits=8,
+    instance_bits=8,
+    scale=0.1,
+    dtype='bfloat16',
+    remat=True,
   )
-  config.task = ConfigDict(
-    {
-      'name': 'panoptic',
-      'min_pixels': 80,
-      'merge_stuff': True,
-      'split_things': False,
-    }
-  )
-  config.sample = ConfigDict(
-    {
-      'steps': 20,
-      'td': 2.0,
-      'sampler': 'ddim',
-      'sampler_args': {},
-      'seed': 0,
-    }
-  )
+  config.task = common.panoptic(min_pixels=80)
+  config.sample = common.sample(steps=20, td=2.0)
   config.optimizer = common.adamw(1e-5, warmup_steps=0, ema_warmup=False)
-  config.train = ConfigDict(
-    {
-      'steps': TRAIN_EXAMPLES * EPOCHS // BATCH_SIZE + 1,
-      'log_every': 100,
-      'save_every': 1000,
-      'eval_every': 2000,
-      'keep': 3,
-      'best_metric': 'pq',
-      'num_panels': 8,
-    }
+  config.train = common.train(
+    common.CITYSCAPES_TRAIN_EXAMPLES * EPOCHS // BATCH_SIZE + 1,
+    log_every=100,
+    save_every=1000,
+    eval_every=2000,
+    best_metric='pq',
+    keep=3,
   )
-  config.eval = ConfigDict(
-    {'batch_size': 16, 'num_examples': 0, 'use_ema': True}
-  )
+  config.eval = common.evaluation(batch_size=16)
 
-  config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
+  config.mesh = common.MESH
   config.shard_rules = common.fsdp_rules()
   config.init_from = ()
   config = schema.complete(config)
-  return common.smoke(config) if 'smoke' in chosen else config
+  return pix2seq_d_common.smoke(config) if 'smoke' in chosen else config

@@ -35,15 +35,11 @@ and annotations/panoptic_{train,val}2017.json.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, pix2seq_d_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('pretrain_decoder', 'lowres', 'highres', 'ablation', 'smoke')
 TRAIN_EXAMPLES = 118_287
-
-
-def _steps(epochs: int, batch_size: int) -> int:
-  return TRAIN_EXAMPLES * epochs // batch_size + 1
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -63,101 +59,49 @@ def get_config(arg: str | None = None) -> ConfigDict:
   }[stage]
   augment = stage != 'highres'
   decoder = stage == 'pretrain_decoder'  # it sees no images
-  config.data = ConfigDict(
-    {
-      'name': 'coco_panoptic',
-      'root': 'data/coco',
-      'source': {},
-      'train': {
-        'images': 'train2017',
-        'panoptic': 'annotations/panoptic_train2017',
-        'annotations': 'annotations/panoptic_train2017.json',
-      },
-      'eval': {
-        'images': 'val2017',
-        'panoptic': 'annotations/panoptic_val2017',
-        'annotations': 'annotations/panoptic_val2017.json',
-      },
-      'num_classes': 133,
-      'num_ids': 101,
-      'image_size': (image, image),
-      'mask_size': (mask, mask),
-      'id_order': 'random',
-      'name_stuff': False,
-      'encode': 'device',
-      'train_transforms': (
-        ('scale_jitter', {'scale': (1.0, 3.0 if augment else 1.0)}),
-        ('fixed_size_crop', {}),
-        ('random_flip', {}),
-        (
-          'color_jitter',
-          {'strength': 1.0 if augment else 0.0, 'where': 'device'},
-        ),
-        ('pad', {}),
+  config.data = common.coco(
+    image_size=(image, image),
+    mask_size=(mask, mask),
+    train_transforms=(
+      ('scale_jitter', {'scale': (1.0, 3.0 if augment else 1.0)}),
+      ('fixed_size_crop', {}),
+      ('random_flip', {}),
+      (
+        'color_jitter',
+        {'strength': 1.0 if augment else 0.0, 'where': 'device'},
       ),
-      'eval_transforms': (('resize_to_fit', {}), ('pad', {})),
-      'batch_size': batch_size,
-      'num_threads': 16,
-    }
+      ('pad', {}),
+    ),
+    batch_size=batch_size,
   )
-
-  config.model = ConfigDict(
-    {
-      'name': 'pix2seq_d',
-      **common.released_nets(),
-      'schedule': ('cosine', {}),
-      'class_bits': 8,
-      'instance_bits': 8,
-      'bits_kind': 'binary',
-      'scale': 0.1,
-      'conditional': 'none' if decoder else 'cat+attn',
-      'loss_kind': 'softmax',
-      'loss_weight': 0.2,
-      'mask_impossible': False,
-      'self_condition_rate': 0.0,
-      'dtype': 'bfloat16',
-      'remat': stage == 'highres',
-    }
+  config.model = pix2seq_d_common.model(
+    pix2seq_d_common.released_nets(),
+    class_bits=8,
+    instance_bits=8,
+    scale=0.1,
+    conditional='none' if decoder else 'cat+attn',
+    dtype='bfloat16',
+    remat=stage == 'highres',
   )
-  config.task = ConfigDict(
-    {
-      'name': 'panoptic',
-      'min_pixels': 80,
-      'merge_stuff': True,
-      'split_things': False,
-    }
-  )
-  config.sample = ConfigDict(
-    {
-      'steps': 20,
-      'td': 2.0,
-      'sampler': 'ddim',
-      'sampler_args': {},
-      'seed': 0,
-    }
-  )
+  config.task = common.panoptic(min_pixels=80)
+  config.sample = common.sample(steps=20, td=2.0)
   config.optimizer = common.adamw(
     1e-5 if stage == 'highres' else 1e-4,
     warmup_steps={'highres': 0, 'ablation': 4620}.get(stage, 1155),
     ema_warmup=False,
   )
-  config.train = ConfigDict(
-    {
-      'steps': _steps(epochs, batch_size),
-      'log_every': 100,
-      'save_every': 2000,
-      'eval_every': 0 if decoder else 10_000,
-      'keep': 3,
-      'best_metric': '' if decoder else 'pq',
-      'num_panels': 8,
-    }
+  config.train = common.train(
+    TRAIN_EXAMPLES * epochs // batch_size + 1,
+    log_every=100,
+    save_every=2000,
+    eval_every=0 if decoder else 10_000,
+    best_metric='' if decoder else 'pq',
+    keep=3,
   )
-  config.eval = ConfigDict(
-    {'batch_size': 64 if augment else 16, 'num_examples': 0, 'use_ema': True}
-  )
+  config.eval = common.evaluation(batch_size=64 if augment else 16)
 
-  config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
+  config.mesh = common.MESH
   config.shard_rules = common.fsdp_rules()
   config.init_from = ()
   config = schema.complete(config)
-  return common.smoke(config) if 'smoke' in chosen else config
+  return pix2seq_d_common.smoke(config) if 'smoke' in chosen else config

@@ -21,13 +21,12 @@ network, one GPU; also of configs/image_autoencoder_camvid.py), `:cached`
     --config configs/semflow_camvid.py:cached \
     --config.data.latents=latents/camvid
 
-mIoU counts at the
-images' own size, 360 x 480; see benchmarks/RESULTS.md.
+mIoU counts at the images' own size, 360 x 480; see benchmarks/RESULTS.md.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common, image_autoencoder_camvid, semflow_common
+from configs import common, image_autoencoder_common, semflow_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = (*semflow_common.VARIANTS, 'gpu', 'cached', 'scratch')
@@ -38,23 +37,24 @@ FLOW = 'runs/camvid_semflow'
 def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
   gpu = 'gpu' in chosen
-  stage_1 = image_autoencoder_camvid.get_config('gpu' if gpu else None)
-  images = stage_1.model
   config = ConfigDict()
   config.seed = 0
-  config.data = stage_1.data
-  config.data.batch_size = 32 if gpu else 8
+
+  config.data = image_autoencoder_common.camvid(gpu)
+  if gpu:
+    images = image_autoencoder_common.wide(latent_channels=16)
+  else:
+    images = image_autoencoder_common.painting()
   config.model = semflow_common.model(
-    unet=semflow_common.small_unet(96 if gpu else 48),
-    image_autoencoder=images.network,
-    anchors=images.masks.anchors,
-    perturbation=images.masks.perturbation,
+    semflow_common.small_unet(96 if gpu else 48),
+    images,
+    **image_autoencoder_common.CAMVID_PAINT,
     # 1 / latent_std of the autoencoder, 2.7; that of :gpu was not measured.
     latent_scale=0.37,
     prompt_tokens=0,
     # As of shapes: denser near the image, where classes are decided.
     train_times=('beta', {'a': 2.0}),
-    dtype=images.dtype,
+    dtype='bfloat16' if gpu else 'float32',
   )
   config.task = ConfigDict({'name': 'semantic'})
   config.sample = semflow_common.sample()
@@ -65,15 +65,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     warmup_steps=100,
     ema_decay=0.998,
   )
-  config.train = semflow_common.train(
-    8000 if gpu else 4000, eval_every=1000, save_every=500
+  config.train = common.train(
+    8000 if gpu else 4000, save_every=500, eval_every=1000, best_metric='miou'
   )
-  config.eval = ConfigDict(
-    {'batch_size': 32 if gpu else 16, 'num_examples': 0, 'use_ema': True}
-  )
+  config.eval = common.evaluation(batch_size=32 if gpu else 16)
 
-  config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
-  config.shard_rules = common.single_device_rules()
+  config.mesh = common.MESH
+  config.shard_rules = ()
   config.init_from = semflow_common.start_from_trained(IMAGES)
   config = schema.complete(config)
   semflow_common.choose(config, chosen, FLOW, teacher_steps=10)

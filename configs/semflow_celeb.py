@@ -4,8 +4,9 @@ It starts as configs/semflow_cocostuff.py does. The data set has a mask for
 each part of each face; label maps, images of their size and CelebA's split
 are made by
 
-  python -m pix2seqd_jax.cli.convert_data --celeb CelebAMask-HQ --out
-  /data/celeb python -m pix2seqd_jax.run --mode train --workdir runs/celeb \
+  python -m pix2seqd_jax.cli.convert_data --celeb CelebAMask-HQ \
+    --out /data/celeb
+  python -m pix2seqd_jax.run --mode train --workdir runs/celeb \
     --config configs/semflow_celeb.py --config.data.root=/data/celeb
 
 Nobody says which split theirs was: data.train.names and data.eval.names are
@@ -29,18 +30,20 @@ trained here.
 
 from ml_collections import ConfigDict
 
-from configs import common, ldmseg_common, semflow_common
-from pix2seqd_jax.data.readers import layouts
+from configs import common, semflow_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = ('swap', *semflow_common.RELEASE_VARIANTS)
 FLOW = 'runs/celeb'
+# Left and right eye, brow and ear, by their classes.
+SWAP = ((5, 6), (7, 8), (9, 10))
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
   config = ConfigDict()
   config.seed = 0
+
   config.data = ConfigDict(
     {
       'name': 'semantic_folder',
@@ -52,31 +55,31 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'image_size': (512, 512),
       'mask_size': (512, 512),
       'train_transforms': semflow_common.SQUARE_CROPS,
-      'eval_transforms': (ldmseg_common.square(), ('pad', {})),
+      'eval_transforms': (semflow_common.STRETCH, ('pad', {})),
       'batch_size': 256,
       'num_threads': 16,
     }
   )
   if 'swap' in chosen:
     _, *rest = config.data.train_transforms
-    flip = ('random_flip', {'swap': layouts.CELEB_SWAP})
+    flip = ('random_flip', {'swap': SWAP})
     config.data.train_transforms = (flip, *rest)
   config.model = semflow_common.model(
     semflow_common.sd_unet(),
-    ldmseg_common.sd_vae(),
+    semflow_common.sd_vae(),
     dtype='bfloat16',
     remat=True,
   )
   config.task = ConfigDict({'name': 'semantic'})
   config.sample = semflow_common.sample()
   config.optimizer = semflow_common.adamw(2e-5)
-  config.train = semflow_common.train(
-    80_000, eval_every=5000, save_every=10_000
+  config.train = common.train(
+    80_000, save_every=10_000, eval_every=5000, best_metric='miou'
   )
-  config.eval = ConfigDict(
-    {'batch_size': 16, 'num_examples': 0, 'use_ema': False}
-  )
-  ldmseg_common.devices(config, (('kernel$', 'fsdp'),))
+  config.eval = common.evaluation(batch_size=16, use_ema=False)
+
+  config.mesh = common.MESH
+  config.shard_rules = (('kernel$', 'fsdp'),)
   config.init_from = semflow_common.start()
   config = schema.complete(config)
   semflow_common.choose(config, chosen, FLOW)

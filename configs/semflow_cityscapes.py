@@ -20,7 +20,7 @@ saves each 10,000 steps of 8,000, which is never; here each 1,000.
 
 from ml_collections import ConfigDict
 
-from configs import common, ldmseg_common, semflow_common
+from configs import common, semflow_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = semflow_common.RELEASE_VARIANTS
@@ -31,6 +31,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
   config = ConfigDict()
   config.seed = 0
+
   config.data = ConfigDict(
     {
       'name': 'semantic_folder',
@@ -43,28 +44,30 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'mask_size': (512, 1024),
       'train_transforms': (
         ('random_flip', {}),
-        ldmseg_common.square(),
+        semflow_common.STRETCH,
         ('pad', {}),
       ),
-      'eval_transforms': (ldmseg_common.square(), ('pad', {})),
+      'eval_transforms': (semflow_common.STRETCH, ('pad', {})),
       'batch_size': 256,
       'num_threads': 16,
     }
   )
   config.model = semflow_common.model(
     semflow_common.sd_unet(),
-    ldmseg_common.sd_vae(),
+    semflow_common.sd_vae(),
     dtype='bfloat16',
     remat=True,
   )
   config.task = ConfigDict({'name': 'semantic'})
   config.sample = semflow_common.sample()
   config.optimizer = semflow_common.adamw(5e-5)
-  config.train = semflow_common.train(8000, eval_every=1000, save_every=1000)
-  config.eval = ConfigDict(
-    {'batch_size': 8, 'num_examples': 0, 'use_ema': False}
+  config.train = common.train(
+    8000, save_every=1000, eval_every=1000, best_metric='miou'
   )
-  ldmseg_common.devices(config, (('kernel$', 'fsdp'),))
+  config.eval = common.evaluation(batch_size=8, use_ema=False)
+
+  config.mesh = common.MESH
+  config.shard_rules = (('kernel$', 'fsdp'),)
   config.init_from = semflow_common.start()
   config = schema.complete(config)
   semflow_common.choose(config, chosen, FLOW)

@@ -29,7 +29,7 @@ are computed again in the backward pass (model.remat).
 
 from ml_collections import ConfigDict
 
-from configs import common, ldmseg_common, semflow_common
+from configs import common, semflow_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = semflow_common.RELEASE_VARIANTS
@@ -40,6 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
   config = ConfigDict()
   config.seed = 0
+
   config.data = ConfigDict(
     {
       'name': 'semantic_folder',
@@ -51,26 +52,26 @@ def get_config(arg: str | None = None) -> ConfigDict:
       'image_size': (512, 512),
       'mask_size': (512, 512),
       'train_transforms': semflow_common.SQUARE_CROPS,
-      'eval_transforms': (ldmseg_common.square(), ('pad', {})),
+      'eval_transforms': (semflow_common.STRETCH, ('pad', {})),
       'batch_size': 128,
       'num_threads': 16,
     }
   )
   config.model = semflow_common.model(
-    semflow_common.sd_unet(), ldmseg_common.sd_vae(), remat=True
+    semflow_common.sd_unet(), semflow_common.sd_vae(), remat=True
   )
   config.task = ConfigDict({'name': 'semantic'})
   config.sample = semflow_common.sample()
   config.optimizer = semflow_common.adamw(
     1e-5, schedule='constant', warmup_steps=10_000
   )
-  config.train = semflow_common.train(
-    320_000, eval_every=5000, save_every=10_000
+  config.train = common.train(
+    320_000, save_every=10_000, eval_every=5000, best_metric='miou'
   )
-  config.eval = ConfigDict(
-    {'batch_size': 16, 'num_examples': 0, 'use_ema': False}
-  )
-  ldmseg_common.devices(config, (('kernel$', 'fsdp'),))
+  config.eval = common.evaluation(batch_size=16, use_ema=False)
+
+  config.mesh = common.MESH
+  config.shard_rules = (('kernel$', 'fsdp'),)
   config.init_from = semflow_common.start()
   config = schema.complete(config)
   semflow_common.choose(config, chosen, FLOW)

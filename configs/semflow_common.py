@@ -2,16 +2,18 @@
 
 from ml_collections import ConfigDict
 
-from configs import common, ldmseg_common
+from configs import common
 
 VARIANTS = ('dsm', 'reflow', 'one_step', 'smoke')
 # Of the configs that start from Stable Diffusion.
 RELEASE_VARIANTS = ('colors', *VARIANTS)
+# A resize that fills the size, whatever the aspect of the image.
+STRETCH = ('resize_to_fit', {'stretch': True, 'method': 'bicubic'})
 # The image's shorter side, whole, at a random place along the longer.
 SQUARE_CROPS = (
   ('random_flip', {}),
   ('square_crop', {}),
-  ldmseg_common.square(),
+  STRETCH,
   ('pad', {}),
 )
 STABLE_DIFFUSION = 'runs/sd15'
@@ -20,7 +22,7 @@ PROMPT = 'runs/null_prompt'
 
 def model(unet: dict, image_autoencoder: dict, **changes) -> ConfigDict:
   """SemFlow with the release's numbers."""
-  config = ConfigDict(
+  return ConfigDict(
     {
       'name': 'semflow',
       'unet': unet,
@@ -34,10 +36,9 @@ def model(unet: dict, image_autoencoder: dict, **changes) -> ConfigDict:
       'resize': 'labels',
       'dtype': 'float32',
       'remat': False,
+      **changes,
     }
   )
-  config.update(changes)
-  return config
 
 
 def classes(count: int) -> dict:
@@ -64,21 +65,29 @@ def small_unet(width: int = 48) -> dict:
 
 def sd_unet() -> dict:
   """Stable Diffusion's, 859,520,964 parameters: it attends to a prompt."""
-  return {**ldmseg_common.sd_unet(), 'context_dim': 768}
+  return {
+    'channels': (320, 640, 1280, 1280),
+    'has_attention': (True, True, True, False),
+    'num_layers': 2,
+    'num_heads': 8,
+    'groups': 32,
+    'context_dim': 768,
+  }
+
+
+def sd_vae() -> dict:
+  """Stable Diffusion's autoencoder."""
+  return {
+    'latent_channels': 4,
+    'block_out_channels': (128, 256, 512, 512),
+    'layers_per_block': 2,
+    'groups': 32,
+  }
 
 
 def sample(steps: int = 25) -> ConfigDict:
   """Euler with even steps; both directions."""
-  return ConfigDict(
-    {
-      'steps': steps,
-      'td': 0.0,
-      'sampler': 'euler',
-      'sampler_args': {},
-      'timestep_spacing': 'uniform',
-      'seed': 0,
-    }
-  )
+  return common.sample(steps, sampler='euler', timestep_spacing='uniform')
 
 
 def adamw(learning_rate: float, **changes) -> ConfigDict:
@@ -93,21 +102,6 @@ def adamw(learning_rate: float, **changes) -> ConfigDict:
     'ema_decay': 0.0,
   }
   return common.adamw(learning_rate, **found | changes)
-
-
-def train(steps: int, eval_every: int, save_every: int) -> ConfigDict:
-  """The best checkpoint is that of the best mIoU."""
-  return ConfigDict(
-    {
-      'steps': steps,
-      'log_every': 50,
-      'save_every': save_every,
-      'eval_every': eval_every,
-      'keep': 2,
-      'best_metric': 'miou',
-      'num_panels': 8,
-    }
-  )
 
 
 def choose(
@@ -234,15 +228,5 @@ def _smoke(config):
     }
   )
   config.sample.steps = min(3, config.sample.steps)
-  config.optimizer.warmup_steps = 2
-  config.train.update(
-    {
-      'steps': 6,
-      'log_every': 2,
-      'save_every': 3,
-      'eval_every': 6,
-      'num_panels': 2,
-    }
-  )
-  config.eval.update({'batch_size': 8, 'num_examples': 12})
+  common.shorten(config)
   config.init_from = ()

@@ -29,12 +29,7 @@ tests). Expected: mIoU of both directions; see benchmarks/RESULTS.md.
 
 from ml_collections import ConfigDict
 
-from configs import (
-  common,
-  image_autoencoder_shapes,
-  pix2seq_d_shapes,
-  semflow_common,
-)
+from configs import common, image_autoencoder_common, semflow_common
 from pix2seqd_jax.experiment import schema
 
 VARIANTS = (*semflow_common.VARIANTS, 'scratch')
@@ -44,16 +39,14 @@ FLOW = 'runs/semflow'
 
 def get_config(arg: str | None = None) -> ConfigDict:
   chosen = common.variants(arg, VARIANTS)
-  images = image_autoencoder_shapes.get_config('masks').model
   config = ConfigDict()
   config.seed = 0
-  config.data = pix2seq_d_shapes.get_config().data
-  config.data.update({'mask_size': (64, 64), 'batch_size': 8})
+
+  config.data = common.shapes(batch_size=8)
   config.model = semflow_common.model(
-    unet=semflow_common.small_unet(),
-    image_autoencoder=images.network,
-    anchors=images.masks.anchors,
-    perturbation=images.masks.perturbation,
+    semflow_common.small_unet(),
+    image_autoencoder_common.painting(),
+    **image_autoencoder_common.SHAPES_PAINT,
     latent_scale=0.45,  # 1 / latent_std of the autoencoder, 2.25
     prompt_tokens=0,
     # Denser near the image, where classes are decided.
@@ -68,13 +61,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     warmup_steps=100,
     ema_decay=0.998,
   )
-  config.train = semflow_common.train(8000, eval_every=4000, save_every=1000)
-  config.eval = ConfigDict(
-    {'batch_size': 32, 'num_examples': 0, 'use_ema': True}
+  config.train = common.train(
+    8000, save_every=1000, eval_every=4000, best_metric='miou'
   )
+  config.eval = common.evaluation(batch_size=32)
 
-  config.mesh = (('data', -1), ('fsdp', 1), ('tensor', 1))
-  config.shard_rules = common.single_device_rules()
+  config.mesh = common.MESH
+  config.shard_rules = ()
   config.init_from = semflow_common.start_from_trained(IMAGES)
   config = schema.complete(config)
   semflow_common.choose(config, chosen, FLOW, teacher_steps=10)

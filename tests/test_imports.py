@@ -52,7 +52,7 @@ ALLOWED = {
   'run': ('cli', 'experiment'),
 }
 # What is imported by name: {package: the others that import it}.
-CONFIGS = ('experiment.schema', 'data.readers.layouts')
+CONFIGS = ('experiment.schema',)
 # Inside a package: what a part may import of its own package, besides itself.
 INSIDE = {
   'data.formats': (),

@@ -87,12 +87,6 @@ CELEB_PARTS = _names(
   'hair,hat,ear_r,neck_l,neck,cloth'
 )
 _CELEB = ('background', *CELEB_PARTS)
-# Classes that change places in a mirror, for random_flip; from 1.
-CELEB_SWAP = tuple(
-  (_CELEB.index(f'l_{part}') + 1, _CELEB.index(f'r_{part}') + 1)
-  for part in ('eye', 'brow', 'ear')
-)
-
 
 # COCO's things by their ids 1..91; those that are empty are not in use.
 _COCO_THINGS = _names(

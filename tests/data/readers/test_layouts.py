@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from configs import semflow_celeb
 from pix2seqd_jax.data.readers import layouts
 
 RELEASE = 'oracles/semflow'
@@ -37,7 +38,7 @@ def test_names_and_numbers_are_the_release_s(shared, name, theirs):
 
 def test_left_and_right_of_a_face():
   names = [c.name for c in layouts.LAYOUTS['celeb'].categories]
-  pairs = [(names[a - 1], names[b - 1]) for a, b in layouts.CELEB_SWAP]
+  pairs = [(names[a - 1], names[b - 1]) for a, b in semflow_celeb.SWAP]
   assert pairs == [
     ('l_eye', 'r_eye'),
     ('l_brow', 'r_brow'),
