@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from pix2seqd_jax import checking
 from pix2seqd_jax import data as data_room
 from pix2seqd_jax.data.validate import Result, describe, validate
+from pix2seqd_jax.experiment import data as data_parts
 from pix2seqd_jax.experiment import flags, schema
 from pix2seqd_jax.registry import DATASETS
 
