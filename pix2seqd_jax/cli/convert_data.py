@@ -18,60 +18,12 @@ are made as large as these, for semantic_folder, layout celeb.
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 
 from pix2seqd_jax.data.convert import Conversion
 from pix2seqd_jax.data.readers import celeb_masks
 from pix2seqd_jax.experiment import flags
-
-_SECONDS_A_LINE = 10.0
-
-
-class Progress:
-  """A bar on a terminal; elsewhere a line now and then."""
-
-  def __init__(self, total: int, stream=None):
-    self.total, self.done = total, 0
-    self.stream = stream or sys.stderr
-    self._bar, self._began = None, time.monotonic()
-    self._last, self._first = self._began, 0
-
-  def start(self, done: int) -> None:
-    """`done` examples were there before."""
-    self.done = self._first = done
-    if done:
-      print(
-        f'going on after {done} of {self.total} examples, which an earlier '
-        'conversion finished',
-        file=self.stream,
-      )
-    if self.stream.isatty():
-      import tqdm
-
-      self._bar = tqdm.tqdm(
-        total=self.total, initial=done, unit='example', file=self.stream
-      )
-
-  def step(self) -> None:
-    self.done += 1
-    if self._bar is not None:
-      self._bar.update()
-      return
-    now = time.monotonic()
-    if now - self._last >= _SECONDS_A_LINE:
-      self._last = now
-      rate = (self.done - self._first) / (now - self._began)
-      print(
-        f'{self.done}/{self.total} examples  {rate:.3g}/s  '
-        f'eta {(self.total - self.done) / rate:.0f} s',
-        file=self.stream,
-        flush=True,
-      )
-
-  def close(self) -> None:
-    if self._bar is not None:
-      self._bar.close()
+from pix2seqd_jax.train import log
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,15 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     num_shards=args.shards,
     overwrite=args.overwrite,
   )
-  progress = Progress(len(source))
-  try:
+  with log.Progress(len(source), unit='example') as bar:
+
+    def going_on(done):
+      if done:
+        print(
+          f'going on after {done} of {len(source)} examples, which an earlier '
+          'conversion finished',
+          file=sys.stderr,
+        )
+      bar.start(done)
+
     metadata = conversion.run(
-      num_threads=args.threads,
-      on_start=progress.start,
-      on_example=progress.step,
+      num_threads=args.threads, on_start=going_on, on_example=bar.update
     )
-  finally:
-    progress.close()
   size = sum(shard['bytes'] for shard in metadata['shards'])
   print(
     f'Wrote {conversion.path}: {metadata["count"]} examples in '
@@ -128,12 +85,8 @@ def _faces(args, rest) -> int:
       'writes are for semantic_folder.'
     )
   faces = celeb_masks.Faces(args.celeb, args.out)
-  progress = Progress(len(faces))
-  progress.start(0)
-  try:
-    faces.write(args.threads, progress.step)
-  finally:
-    progress.close()
+  with log.Progress(len(faces), unit='face') as bar:
+    faces.write(args.threads, bar.update)
   print(f'Wrote {faces.out}: {len(faces)} faces, images/ and labels/.')
   return 0
 

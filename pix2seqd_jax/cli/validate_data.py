@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,10 +26,10 @@ from pix2seqd_jax.data.validate import Result, describe, validate
 from pix2seqd_jax.experiment import data as data_parts
 from pix2seqd_jax.experiment import flags, schema
 from pix2seqd_jax.registry import DATASETS
+from pix2seqd_jax.train import log
 
 _ROOM = data_room  # imported: names are registered
 _SPLITS = ('train', 'eval')
-_SECONDS = 10.0  # between lines of progress, where there is no terminal
 
 
 class Part(NamedTuple):
@@ -73,24 +72,20 @@ def parts_of(args: argparse.Namespace, rest: Sequence[str]) -> list[Part]:
   return parts
 
 
-class _Lines:
-  """Progress on standard error: a bar on a terminal, lines elsewhere."""
+def _checked(part: Part, num_threads: int) -> Result:
+  """What is wrong with a split; its progress goes to standard error."""
+  with log.Progress(None, unit='image') as bar:
 
-  def __init__(self, title):
-    self.title, self.bar, self.last = title, None, time.monotonic()
+    def update(done, count):
+      bar.total = count
+      bar.update(done - bar.done)
 
-  def __call__(self, done, count):
-    if sys.stderr.isatty():
-      if self.bar is None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=count, desc=self.title, unit='image')
-      self.bar.update(done - self.bar.n)
-      if done == count:
-        self.bar.close()
-    elif done == count or time.monotonic() > self.last + _SECONDS:
-      self.last = time.monotonic()
-      print(f'{self.title}: {done} of {count}', file=sys.stderr, flush=True)
+    found = validate(
+      part.entry, part.kwargs, num_threads=num_threads, progress=update
+    )
+  if bar.total:
+    print(f'{part.title}: {bar.done} of {bar.total}', file=sys.stderr)
+  return found
 
 
 def text_of(part: Part, result: Result) -> str:
@@ -152,15 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except (ValueError, OSError) as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     return 2
-  found = [
-    validate(
-      part.entry,
-      part.kwargs,
-      num_threads=args.threads,
-      progress=_Lines(part.title),
-    )
-    for part in parts
-  ]
+  found = [_checked(part, args.threads) for part in parts]
   ok = not any(result.faults for result in found)
   # Names of files may hold what no terminal can show.
   if hasattr(sys.stdout, 'reconfigure'):

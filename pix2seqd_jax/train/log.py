@@ -291,7 +291,8 @@ def parameter_table(params: types.Params) -> str:
 class Progress:
   """A tqdm bar with ETA on a terminal; elsewhere a line every ten seconds.
 
-  Or no such line, where others are printed anyway: `lines`.
+  Or no such line, where others are printed anyway: `lines`. Of several
+  processes the first alone shows it; no device is asked for.
   """
 
   def __init__(
@@ -304,35 +305,40 @@ class Progress:
   ):
     from tqdm import tqdm
 
-    shown, bar = enabled and jax.process_index() == 0, sys.stderr.isatty()
+    if jax.distributed.is_initialized():
+      enabled = enabled and jax.process_index() == 0
+    bar = sys.stderr.isatty()
     self._bar = tqdm(
-      total=total,
-      initial=start,
-      unit=unit,
-      dynamic_ncols=True,
-      disable=not (shown and bar),
+      unit=unit, dynamic_ncols=True, disable=not (enabled and bar)
     )
-    self._lines = shown and lines and not bar
-    self._unit, self._total = unit, total
-    self._start = self._done = start
+    self._lines = enabled and lines and not bar
+    self._unit, self.total = unit, total
+    self.start(start)
+
+  def start(self, done: int) -> None:
+    """Counts from here, so many having been done before."""
+    self._start = self.done = done
     self._began = self._told = time.monotonic()
+    self._bar.reset(self.total)
+    self._bar.initial = self._bar.n = self._bar.last_print_n = done
 
   def update(self, count: int = 1) -> None:
-    """`count` more units are done."""
+    """`count` more units are done, of `total`, which may be set meanwhile."""
+    self._bar.total = self.total
     self._bar.update(count)
-    self._done += count
+    self.done += count
     now = time.monotonic()
     if self._lines and now - self._told >= _SECONDS_A_LINE:
       self._told = now
       print(self._line(now - self._began), file=sys.stderr, flush=True)
 
   def _line(self, seconds: float) -> str:
-    rate = (self._done - self._start) / seconds
-    of = '' if self._total is None else f'/{self._total}'
+    rate = (self.done - self._start) / seconds
+    of = '' if self.total is None else f'/{self.total}'
     left = ''
-    if self._total is not None and rate:  # 0 before the first is done
-      left = f'  eta {eta((self._total - self._done) / rate)}'
-    return f'{self._done}{of} {self._unit}s  {rate:.3g}/s{left}'
+    if self.total is not None and rate:  # 0 before the first is done
+      left = f'  eta {eta((self.total - self.done) / rate)}'
+    return f'{self.done}{of} {self._unit}s  {rate:.3g}/s{left}'
 
   def note(self, values: Mapping[str, float]) -> None:
     """Shows a few numbers beside the bar."""

@@ -1,11 +1,9 @@
 """The command: configs and readers by name, a kill, what is said of faults."""
 
-import io
 import json
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import tiny_coco
@@ -78,24 +76,6 @@ def test_our_own_errors_have_no_traceback(monkeypatch):
   monkeypatch.setenv('PIX2SEQD_TRACEBACK', '1')
   with pytest.raises(ValueError, match='the shard'):
     flags.main(run)
-
-
-def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch):
-  now = [0.0]
-  monkeypatch.setattr(time, 'monotonic', lambda: now[0])
-  stream = io.StringIO()
-  progress = convert_data.Progress(30, stream)
-  progress.start(10)
-  for _ in range(10):
-    now[0] += 3
-    progress.step()
-  progress.close()
-  lines = stream.getvalue().splitlines()
-  assert lines[0].startswith('going on after 10 of 30')
-  assert lines[1:] == [
-    '14/30 examples  0.333/s  eta 48 s',
-    '18/30 examples  0.333/s  eta 36 s',
-  ]
 
 
 _CHILD = """

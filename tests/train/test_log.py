@@ -113,3 +113,17 @@ def test_progress_is_silent_elsewhere(capsys):
     bar.update()
     bar.note({'loss': 1.0})
   assert capsys.readouterr().err == ''
+
+
+def test_progress_goes_on_after_what_was_there(capsys, monkeypatch):
+  clock = types.SimpleNamespace(now=0.0)
+  clock.monotonic = lambda: clock.now
+  monkeypatch.setattr(log, 'time', clock)
+  monkeypatch.setattr(log.sys.stderr, 'isatty', lambda: False, raising=False)
+  with log.Progress(None, unit='example') as bar:
+    bar.start(10)
+    bar.total = 30  # known later
+    for _ in range(5):
+      clock.now += 3
+      bar.update()
+  assert capsys.readouterr().err == '14/30 examples  0.333/s  eta 0:00:48\n'
