@@ -18,6 +18,7 @@ _CHUNK = 1024
 
 
 @METRICS.register('fid')
+@wire.portable
 class FID(NamedTuple):
   """The features of both sets, as they came; the distance is taken at the end.
 
@@ -85,23 +86,6 @@ class FID(NamedTuple):
         np.concatenate(self.made), np.concatenate(self.real)
       )
     return {'fid': distance, 'fid_is_inception': is_inception}
-
-  def to_bytes(self) -> bytes:
-    """For other processes; see `wire`."""
-    arrays = {
-      name: np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
-      for name, parts in (('made', self.made), ('real', self.real))
-    }
-    return wire.pack({'network': self.network}, arrays)
-
-  @classmethod
-  def from_bytes(cls, data: bytes) -> 'FID':
-    """The inverse of `to_bytes`."""
-    header, arrays = wire.unpack(data)
-    made, real = (
-      (arrays[name],) if len(arrays[name]) else () for name in ('made', 'real')
-    )
-    return cls(made, real, header['network'])
 
 
 def frechet_distance(

@@ -13,6 +13,7 @@ _LEAST = 1e-10
 
 
 @METRICS.register('image_error')
+@wire.portable
 class ImageError(NamedTuple):
   """Sums over images, float64 [3]: how many, of PSNR (dB), of mean |error|.
 
@@ -55,12 +56,3 @@ class ImageError(NamedTuple):
     count, psnr, l1 = self.sums / max(self.sums[0], 1)
     del count
     return {'psnr': float(psnr), 'l1': float(l1)}
-
-  def to_bytes(self) -> bytes:
-    """For other processes; see `wire`."""
-    return wire.pack({}, {'sums': self.sums})
-
-  @classmethod
-  def from_bytes(cls, data: bytes) -> 'ImageError':
-    """The inverse of `to_bytes`."""
-    return cls(wire.unpack(data)[1]['sums'])

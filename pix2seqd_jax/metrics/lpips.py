@@ -14,6 +14,7 @@ from pix2seqd_jax.registry import METRICS
 
 
 @METRICS.register('lpips')
+@wire.portable
 class LPIPS(NamedTuple):
   """Sums over masks, float64 [4]: number and sum of distances, twice.
 
@@ -77,14 +78,3 @@ class LPIPS(NamedTuple):
     if pairs and not sets:
       return found
     return {**found, 'lpips_diversity': diversity / max(sets, 1)}
-
-  def to_bytes(self) -> bytes:
-    """For other processes; see `wire`."""
-    header = {'is_trained': bool(self.is_trained)}
-    return wire.pack(header, {'sums': self.sums})
-
-  @classmethod
-  def from_bytes(cls, data: bytes) -> 'LPIPS':
-    """The inverse of `to_bytes`."""
-    header, arrays = wire.unpack(data)
-    return cls(arrays['sums'], header['is_trained'])

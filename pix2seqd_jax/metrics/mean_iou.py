@@ -12,6 +12,7 @@ from pix2seqd_jax.registry import METRICS
 
 
 @METRICS.register('mean_iou')
+@wire.portable
 class MeanIoU(NamedTuple):
   """Pixels of each (true class, predicted class); they add up.
 
@@ -93,18 +94,6 @@ class MeanIoU(NamedTuple):
       for name, value in zip(wire.unique_names(self.categories), iou):
         result[f'iou_class/{name}'] = float(np.nan_to_num(value))
     return result
-
-  def to_bytes(self) -> bytes:
-    """The whole state, exactly; `from_bytes` turns it back."""
-    header = {'categories': wire.categories_to_json(self.categories)}
-    return wire.pack(header, {'confusion': self.confusion})
-
-  @classmethod
-  def from_bytes(cls, data: bytes) -> 'MeanIoU':
-    """The inverse of `to_bytes`."""
-    header, arrays = wire.unpack(data)
-    categories = wire.categories_from_json(header['categories'])
-    return cls(arrays['confusion'], categories)
 
 
 @METRICS.register('resegmentation')

@@ -24,6 +24,7 @@ _COUNTS = ('tp', 'fp', 'fn', 'iou')
 
 
 @METRICS.register('panoptic_quality')
+@wire.portable
 class PanopticQuality(NamedTuple):
   """Counts of each class; they add up over images and over processes.
 
@@ -145,18 +146,6 @@ class PanopticQuality(NamedTuple):
         for name, value in zip(wire.unique_names(self.categories), values):
           result[f'{key}_class/{name}'] = float(value)
     return result
-
-  def to_bytes(self) -> bytes:
-    """The whole state, exactly; `from_bytes` turns it back."""
-    header = {'categories': wire.categories_to_json(self.categories)}
-    return wire.pack(header, {k: getattr(self, k) for k in _COUNTS})
-
-  @classmethod
-  def from_bytes(cls, data: bytes) -> 'PanopticQuality':
-    """The inverse of `to_bytes`."""
-    header, arrays = wire.unpack(data)
-    categories = wire.categories_from_json(header['categories'])
-    return cls(**arrays, categories=categories)
 
 
 class _Table(NamedTuple):

@@ -7,7 +7,7 @@ arrays, little-endian, exactly as they are.
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -64,6 +64,51 @@ def categories_from_json(rows: Iterable[list]) -> tuple[types.Category, ...]:
     types.Category(id, name, is_thing, None if color is None else tuple(color))
     for id, name, is_thing, color in rows
   )
+
+
+_CATEGORIES = tuple[types.Category, ...]
+_ARRAYS = tuple[np.ndarray, ...]
+
+
+def portable(cls: type) -> type:
+  """Gives a NamedTuple `to_bytes` and its inverse, by the types of its fields.
+
+  Arrays and tuples of arrays travel exactly; categories, and what JSON holds,
+  in the header.
+  """
+  hints = get_type_hints(cls)
+
+  def to_bytes(self) -> bytes:
+    """The whole state, exactly; `from_bytes` turns it back."""
+    header: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in self._asdict().items():
+      if hints[name] is np.ndarray:
+        arrays[name] = value
+      elif hints[name] == _ARRAYS:
+        header[name] = len(value)
+        arrays |= {f'{name}.{i}': part for i, part in enumerate(value)}
+      elif hints[name] == _CATEGORIES:
+        header[name] = categories_to_json(value)
+      else:
+        header[name] = value
+    return pack(header, arrays)
+
+  def from_bytes(cls, data: bytes):
+    """The inverse of `to_bytes`."""
+    header, fields = unpack(data)
+    for name, value in header.items():
+      if hints[name] == _ARRAYS:
+        parts = [fields.pop(f'{name}.{i}') for i in range(value)]
+        fields[name] = tuple(parts)
+      elif hints[name] == _CATEGORIES:
+        fields[name] = categories_from_json(value)
+      else:
+        fields[name] = value
+    return cls(**fields)
+
+  cls.to_bytes, cls.from_bytes = to_bytes, classmethod(from_bytes)
+  return cls
 
 
 def unique_names(categories: Iterable[types.Category]) -> list[str]:
