@@ -4,10 +4,10 @@
 #   sbatch --nodes=4 launch/slurm.sh configs/NAME.py WORKDIR [FLAGS]
 #
 # WORKDIR is a folder that all machines see; FLAGS go to pix2seqd_jax.run. The
-# processes find each other by SLURM's variables (pix2seqd_jax/train/processes/places.py).
-# Two minutes before the time limit the run saves, ends and is put into the
-# queue again, where the same job goes on from its checkpoint; so it does after
-# a pre-emption, and after the loss of a machine. VENV is the folder of the
+# processes find each other by SLURM's variables (see train/processes.py). Two
+# minutes before the time limit the run saves, ends and is put into the queue
+# again, where the same job goes on from its checkpoint; so it does after a
+# pre-emption, and after the loss of a machine. VENV is the folder of the
 # environment. For a process a GPU: --ntasks-per-node=8 --gpus-per-task=1.
 #SBATCH --job-name=pix2seqd
 #SBATCH --ntasks-per-node=1

@@ -19,10 +19,9 @@ from pix2seqd_jax.data.formats import label_maps
 from pix2seqd_jax.experiment import build
 from pix2seqd_jax.experiment import workdir as workdirs
 from pix2seqd_jax.inference import pipeline, synthesis
-from pix2seqd_jax.train import bad_batch, ledger, log, loop, state
+from pix2seqd_jax.train import bad_batch, ledger, log, loop, processes, state
 from pix2seqd_jax.train import evaluate as evaluate_lib
 from pix2seqd_jax.train.checkpoints import archive
-from pix2seqd_jax.train.processes import distributed
 from pix2seqd_jax.visualize import overlays
 
 _POLL_SECONDS = 5.0
@@ -45,7 +44,7 @@ def train(
   """
   experiment = build.Experiment(config)
   folder = pathlib.Path(workdir)
-  with distributed.session(folder, **experiment.distributed):
+  with processes.session(folder, **experiment.distributed):
     return _train(experiment, folder)
 
 
@@ -253,7 +252,7 @@ def evaluate(
     raise ValueError(f'--watch evaluates what comes; drop --step={step}.')
   folder = pathlib.Path(workdir)
   experiment = workdirs.load(folder, config)
-  with distributed.session(folder, **experiment.distributed):
+  with processes.session(folder, **experiment.distributed):
     return _evaluate(experiment, folder, step, watch)
 
 
@@ -263,7 +262,7 @@ def _evaluate(experiment, folder, step, watch) -> dict[str, float]:
   with contextlib.closing(log.default_writer(folder)) as writer:
     while True:
       found = workdirs.find_step(folder, step, wait=watch)
-      found = distributed.of_first(found)
+      found = processes.of_first(found)
       if found is not None and found != done:
         params = _load(experiment, folder, found, watch)
         if params is not None:
@@ -276,8 +275,8 @@ def _evaluate(experiment, folder, step, watch) -> dict[str, float]:
         done = found
       if not watch or done == experiment.loop.steps:
         return results
-      if distributed.preempted():  # of several, SIGTERM alone ends none
-        raise distributed.Preempted
+      if processes.preempted():  # of several, SIGTERM alone ends none
+        raise processes.Preempted
       time.sleep(_POLL_SECONDS)
 
 
@@ -294,7 +293,7 @@ def _load(experiment, folder, step, watch):
     last = step == experiment.loop.steps
     if not watch or last or archive.is_whole(folder, step):
       raise
-  if distributed.all_true(error is None):
+  if processes.all_true(error is None):
     return workdirs.place_params(experiment, params, experiment.mesh)
   why = f' ({error})' if error else ' by another process'
   warnings.warn(

@@ -16,8 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pix2seqd_jax import types
-from pix2seqd_jax.train import log, prefetch, sharding
-from pix2seqd_jax.train.processes import distributed
+from pix2seqd_jax.train import log, prefetch, processes, sharding
 
 SampleFn = Callable[[types.Params, types.Batch, types.Array], types.Raw]
 
@@ -201,8 +200,8 @@ def _count_all(ready, predict, count: _Count) -> tuple[float, int]:
   waiting = collections.deque()
   start, before = time.perf_counter(), 0
   for batch, inputs, keys in ready:
-    if distributed.preempted():
-      raise distributed.Preempted
+    if processes.preempted():
+      raise processes.Preempted
     waiting.append((predict(inputs, keys), batch))
     if len(waiting) > 1:
       count.add(*waiting.popleft())
@@ -250,7 +249,7 @@ def evaluate(
 
   Raises:
     ValueError: when there is no example at all.
-    distributed.Preempted: after SIGTERM to one of several processes, in all.
+    processes.Preempted: after SIGTERM to one of several processes, in all.
   """
 
   def put(batch):

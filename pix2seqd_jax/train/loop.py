@@ -17,8 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from pix2seqd_jax import types
-from pix2seqd_jax.train import log, prefetch, sharding
-from pix2seqd_jax.train.processes import distributed
+from pix2seqd_jax.train import log, prefetch, processes, sharding
 from pix2seqd_jax.train.state import TrainState
 
 # Steps that may be under way at once: enough to hide the host, few enough that
@@ -64,7 +63,7 @@ class StopSignal:
 
   def poll(self) -> str | None:
     """The signal, if one came; asked as often in each of several processes."""
-    if self.name is None and distributed.preempted():
+    if self.name is None and processes.preempted():
       self.name = 'SIGTERM'
     return self.name
 
@@ -75,7 +74,7 @@ class StopSignal:
       return None if self.name else function(*args)
     except _Stopped:
       return None
-    except distributed.Preempted:
+    except processes.Preempted:
       self.name = 'SIGTERM'
       return None
     finally:

@@ -232,12 +232,12 @@ def test_watch_ends_where_the_last_step_is_damaged(copy):
 
 def test_sigterm_ends_a_watch_of_several_processes(tmp_path, monkeypatch):
   """Theirs is caught by jax's service: who never asks goes on for ever."""
-  monkeypatch.setattr(commands.distributed, 'preempted', lambda: True)
+  monkeypatch.setattr(commands.processes, 'preempted', lambda: True)
   monkeypatch.setattr(commands, '_POLL_SECONDS', 0)
   experiment = types.SimpleNamespace(
     note_bad_examples=lambda folder: None, loop=types.SimpleNamespace(steps=6)
   )
-  with pytest.raises(commands.distributed.Preempted):
+  with pytest.raises(commands.processes.Preempted):
     commands._evaluate(experiment, tmp_path, '', watch=True)
 
 

@@ -30,14 +30,18 @@ import numpy as np  # noqa: E402
 import toy  # noqa: E402
 
 from pix2seqd_jax.cli import commands  # noqa: E402
-from pix2seqd_jax.train import optimizer, sharding, state  # noqa: E402
+from pix2seqd_jax.train import (  # noqa: E402
+  optimizer,
+  processes,
+  sharding,
+  state,
+)
 from pix2seqd_jax.train.checkpoints import (  # noqa: E402
   archive,
   checkpoint,
   manifest,
   retention,
 )
-from pix2seqd_jax.train.processes import distributed  # noqa: E402
 
 
 def slowly(prune):
@@ -111,8 +115,8 @@ def main():
     whole = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
     kernel = whole(found.ema['net']['one']['kernel'])
     answer['kernel'] = np.asarray(kernel).tolist()
-  assert distributed.all_true(True)
-  assert not distributed.all_true(_ID == '0')
+  assert processes.all_true(True)
+  assert not processes.all_true(_ID == '0')
   answer['evaluated'] = passed_over(folder, mesh)
   print(json.dumps(answer), flush=True)
 

@@ -1,7 +1,9 @@
 """The same loop in one process and in two; and when one of two is gone."""
 
 import json
+import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from pix2seqd_jax.train import ledger
 from pix2seqd_jax.train.checkpoints import archive
@@ -51,8 +54,8 @@ def newest(workdir):
   return max([0, *archive.steps_in(workdir / 'checkpoints')])
 
 
-def broken(workdir, number, pause):
-  """Starts two, and signals the second once they have saved a step or two."""
+def broken(workdir, number, pause, victim=1):
+  """Starts two, and signals one once they have saved a step or two."""
   step = newest(workdir) + 6
   processes = start(workdir, count=2, pause=pause)
   deadline = time.time() + 200
@@ -62,7 +65,7 @@ def broken(workdir, number, pause):
         assert process.poll() is None, process.communicate()[1][-3000:]
       assert time.time() < deadline
       time.sleep(0.002)
-    processes[1].send_signal(number)
+    processes[victim].send_signal(number)
   except BaseException:
     for process in processes:
       process.kill()
@@ -76,6 +79,7 @@ def close(ours, theirs):
   np.testing.assert_allclose(list(ours.values()), theirs, rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_one_process_two_and_two_that_break(tmp_path):
   [whole] = answers(start(tmp_path / 'one'))
 
@@ -97,13 +101,23 @@ def test_one_process_two_and_two_that_break(tmp_path):
       )
   assert whole['synthesis']['fid'] > 0 < whole['synthesis']['lpips_diversity']
 
-  # One is killed: the other ends soon, and says why.
+  # One is killed, then the coordinator: the other ends soon, and says why.
   folder = tmp_path / 'broken'
-  left, killed = broken(folder, signal.SIGKILL, 0.05)
-  errors = left.communicate(timeout=60)[1]
-  assert left.returncode == 1 and killed.wait() == -signal.SIGKILL
-  assert '[process 0] process 1 of 2 no longer answers' in errors
-  assert 'goes on from the checkpoint of step ' in errors
+  for victim, named in (
+    (1, r'unhealthy \(stopped sending heartbeats\):\n1\n|Task 1 heartbeat'),
+    (0, 'the leader task was preempted/died'),
+  ):
+    processes = broken(folder, signal.SIGKILL, 0.05, victim)
+    killed_at = time.monotonic()
+    errors = processes[1 - victim].communicate(timeout=120)[1]
+    print(f'{victim}: {time.monotonic() - killed_at:.1f} s')
+    assert processes[1 - victim].returncode not in (0, None)
+    assert processes[victim].wait() == -signal.SIGKILL
+    assert re.search(named, errors), errors[-3000:]
+    # Where it was not the coordinator, jax leaves time to say how to go on.
+    if victim:
+      assert '[process 0] Another process is gone' in errors
+      assert 'goes on from the checkpoint of step ' in errors
 
   # One is told to stop: both save the same step, off the interval or on it.
   # Steps slow enough for the second that jax takes to see the signal.
@@ -119,3 +133,53 @@ def test_one_process_two_and_two_that_break(tmp_path):
   assert len(fed) == STEPS
   for name in ('two', 'broken'):
     assert not ledger.differences(ledger.read(tmp_path / name), fed)
+
+
+_JOIN = """
+import sys
+from pix2seqd_jax.train import processes
+where, count, index = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+with processes.session(
+  coordinator=where, num_processes=count, process_id=index, timeout_s=15
+):
+  raise OSError('a.png is cut off')
+"""
+
+
+def join(where, count, index):
+  return subprocess.Popen(
+    [sys.executable, '-c', _JOIN, where, str(count), str(index)],
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_meet_say_so():
+  with socket.create_server(('127.0.0.1', 0)) as free:
+    where = f'127.0.0.1:{free.getsockname()[1]}'
+  lonely = join(where, 4, 1)
+  errors = lonely.communicate(timeout=100)[1]
+  assert lonely.returncode == 1
+  assert f'process 1 of 4 did not meet all others at {where} within 15 s' in (
+    errors
+  )
+  # Told other numbers, process 1 is accepted by jax all the same.
+  pair = [join(where, count, i) for i, count in enumerate((2, 3))]
+  errors = [p.communicate(timeout=200)[1] for p in pair]
+  assert (
+    'num_processes=3 in this process, but process 0 was started as'
+    in (errors[1])
+  )
+
+
+@pytest.mark.slow
+def test_an_own_error_ends_a_process_at_once():
+  with socket.create_server(('127.0.0.1', 0)) as free:
+    where = f'127.0.0.1:{free.getsockname()[1]}'
+  pair = [join(where, 2, i) for i in range(2)]
+  errors = [p.communicate(timeout=100)[1] for p in pair]
+  for i, process in enumerate(pair):
+    assert process.returncode in (1, -signal.SIGABRT), errors[i]
+  assert '[process 0] OSError: a.png is cut off' in errors[0]

@@ -38,12 +38,12 @@ from pix2seqd_jax.train import (  # noqa: E402
   ledger,
   loop,
   optimizer,
+  processes,
   sharding,
   state,
   step,
 )
 from pix2seqd_jax.train.checkpoints import checkpoint  # noqa: E402
-from pix2seqd_jax.train.processes import distributed  # noqa: E402
 
 
 def mine(batches):
@@ -144,7 +144,7 @@ def main():
 
 
 if __name__ == '__main__':
-  with distributed.session(
+  with processes.session(
     _WORKDIR,
     mode='manual' if int(_COUNT) > 1 else 'off',
     coordinator=f'127.0.0.1:{_PORT}',
