@@ -15,8 +15,8 @@ SCRIPTS = sorted((REPO / 'launch').glob('*.sh'))
 _PYTHON = f"""#!/usr/bin/env bash
 exec {sys.executable} -c '
 import sys
-from pix2seqd_jax.train.processes import places
-print(*places.resolve(mode="slurm")[:3], *sys.argv[1:], flush=True)' "$@"
+from pix2seqd_jax.train import processes
+print(*processes.resolve(mode="slurm")[:3], *sys.argv[1:], flush=True)' "$@"
 """
 # Two tasks on two machines, as srun starts them.
 _SRUN = """#!/usr/bin/env bash

@@ -7,12 +7,14 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from pix2seqd_jax.train.checkpoints import weights
 
 WORKER = pathlib.Path(__file__).parent / 'checkpoint_worker.py'
 
 
+@pytest.mark.slow
 def test_both_restore_the_step_that_one_found_good(tmp_path):
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
