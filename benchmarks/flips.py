@@ -232,15 +232,15 @@ def damage_all(
   return counts
 
 
-class _Unsealed(checkpoint.Checkpointer):
+class _WithoutManifest(checkpoint.Checkpointer):
   """What saving was before there were manifests; nothing is removed."""
 
-  def _seal(self, step):
+  def _finish(self, step):
     self._manager.wait_until_finished()
 
 
 def time_saves(folder: pathlib.Path, megabytes: int, repeats: int):
-  """Seconds by name, medians: blocked with and without, saving, sealing."""
+  """Seconds by name, medians: blocked with and without, saving, manifest."""
   rng = np.random.default_rng(0)
   size = max(1, megabytes * 2**20 // 4 // 16)
   net = {f'layer{i}': rng.standard_normal(size, np.float32) for i in range(16)}
@@ -251,25 +251,25 @@ def time_saves(folder: pathlib.Path, megabytes: int, repeats: int):
     opt_state={},
   )
   seconds: dict[str, list[float]] = {
-    k: [] for k in ('with', 'without', 'save', 'seal')
+    k: [] for k in ('with', 'without', 'save', 'manifest')
   }
-  original = retention.seal
+  original = retention.write_manifests
 
   def timed(*args):
     began = time.perf_counter()
     original(*args)
-    seconds['seal'].append(time.perf_counter() - began)
+    seconds['manifest'].append(time.perf_counter() - began)
 
   shutil.rmtree(folder, ignore_errors=True)
-  retention.seal = timed
+  retention.write_manifests = timed
   try:
     with (
-      checkpoint.Checkpointer(folder / 'with', keep=1) as sealed,
-      _Unsealed(folder / 'without', keep=1) as bare,
+      checkpoint.Checkpointer(folder / 'with', keep=1) as full,
+      _WithoutManifest(folder / 'without', keep=1) as bare,
     ):
       for step in range(1, repeats + 2):
         # In turns, and in either order, so that drift hits both alike.
-        pair = [('with', sealed), ('without', bare)][:: 1 if step % 2 else -1]
+        pair = [('with', full), ('without', bare)][:: 1 if step % 2 else -1]
         for name, saver in pair:
           began = time.perf_counter()
           saver.save(step, made)
@@ -280,7 +280,7 @@ def time_saves(folder: pathlib.Path, megabytes: int, repeats: int):
           saver.wait()
         shutil.rmtree(folder / 'without' / str(step))
   finally:
-    retention.seal = original
+    retention.write_manifests = original
   shutil.rmtree(folder)
   # The first of each opens files and makes threads.
   return {k: statistics.median(v[1:]) for k, v in seconds.items()}
@@ -305,7 +305,7 @@ def main(argv=None) -> int:
   seconds = time_saves(folder / 'timed', args.megabytes, args.repeats)
   shutil.rmtree(folder)
   blocked = seconds['with'] - seconds['without']
-  fraction = seconds['seal'] / seconds['save']
+  fraction = seconds['manifest'] / seconds['save']
   bad = sum(row['silent'] + row['failed'] for row in counts.values())
   passed = not bad and blocked <= _BLOCKING and fraction <= _SHARE
   rows = [[kind, *row.values()] for kind, row in counts.items()]
@@ -316,7 +316,7 @@ def main(argv=None) -> int:
       ['training waits, without manifests', 1e3 * seconds['without']],
       ['training waits, with manifests', 1e3 * seconds['with']],
       ['until Orbax has committed it', 1e3 * seconds['save']],
-      ['making the manifest, after that', 1e3 * seconds['seal']],
+      ['making the manifest, after that', 1e3 * seconds['manifest']],
     ],
   )
   verdict = (

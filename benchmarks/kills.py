@@ -4,7 +4,7 @@
 
 Two parts. First --num kills of short runs of the library's loop on a network
 of one layer (see `short_runs`), half of them while a checkpoint is being
-committed, sealed or removed: every start must go on from the newest complete
+committed, given its manifest or removed: every start must go on from the newest complete
 step with the unbroken run's bytes, leave no half written folder, and end with
 the unbroken run's bytes.
 

@@ -37,8 +37,8 @@ from pix2seqd_jax.train.checkpoints import archive, checkpoint
 
 STEPS, SAVE_EVERY, KEEP, KEEP_EVERY = 12, 2, 2, 6
 # Where to kill: at any moment; while a save is under way; when a step is
-# committed and not sealed; when an old one is being removed.
-KINDS = ('any', 'save', 'unsealed', 'removing')
+# committed and has no manifest; when an old one is being removed.
+KINDS = ('any', 'save', 'no manifest', 'removing')
 _PATIENCE = 120.0  # seconds
 _SIZE = 256
 
@@ -195,7 +195,7 @@ class Start:
     return [event[1:] for event in self.events if event[0] == kind]
 
 
-def _unsealed(folder: pathlib.Path) -> bool:
+def _without_manifest(folder: pathlib.Path) -> bool:
   path = folder / archive.FOLDER
   return any(not archive.is_complete(path / str(s)) for s in _folders(path))
 
@@ -223,7 +223,7 @@ def kill_one(
     moment = time.monotonic() + delay
     start.until(lambda: time.monotonic() > moment)
   else:
-    seen = _unsealed if kind == 'unsealed' else _removing
+    seen = _without_manifest if kind == 'no manifest' else _removing
     which = rng.randrange(3)
     start.until(lambda: len(start.told('save')) > which)
     start.until(lambda: seen(folder), poll=0)
@@ -286,7 +286,7 @@ def kills(folder: pathlib.Path, num: int, seed: int) -> dict[str, Any]:
   truth[0] = again.told('start')[0][1]
   wrong = check_start(again, truth, 0) + check_start(unbroken, truth, 0)
   counts = dict.fromkeys(KINDS, 0)
-  found = {'uncommitted': 0, 'unsealed': 0, 'half removed': 0}
+  found = {'uncommitted': 0, 'no manifest': 0, 'half removed': 0}
   runs = starts = 0
   while sum(counts.values()) < num:
     runs += 1
@@ -304,7 +304,7 @@ def kills(folder: pathlib.Path, num: int, seed: int) -> dict[str, Any]:
         break
       counts[kind] += 1
       found['uncommitted'] += any(run.glob('**/*.orbax-checkpoint-tmp*'))
-      found['unsealed'] += _unsealed(run)
+      found['no manifest'] += _without_manifest(run)
       found['half removed'] += _removing(run)
     complete, last = newest(run), Start(run)
     code = last.finish()

@@ -23,7 +23,7 @@ STATES = {
   'unfinished': 'its save was cut off (or is under way); the next start of '
   'the run removes it',
   'unverified': 'written by a version without manifests: cannot be checked',
-  'set aside': 'was damaged; goes when the run has come to that step again',
+  'quarantined': 'was damaged; goes when the run has come to that step again',
   'left over': 'an uncommitted save; the next start of the run removes it',
 }
 
@@ -51,13 +51,13 @@ def verify(directory: str | os.PathLike) -> list[dict[str, Any]]:
   if (path.parent / archive.FROZEN).is_dir():
     folders.append(path.parent / archive.FROZEN)
   found = [_look(folder, path.parent) for folder in folders]
-  if manifest.is_sealed(path.parent):
+  if manifest.exists(path.parent):
     files = manifest.states(path.parent, archive.TOLD)
     found.append(_part('.', files, path.parent))
   for folder in retention.leftovers(path):
-    aside = retention.is_aside(folder)
+    damaged = retention.is_quarantined(folder)
     name = str(folder.relative_to(path.parent))
-    state = 'set aside' if aside else 'left over'
+    state = 'quarantined' if damaged else 'left over'
     found.append({'name': name, 'state': state, 'bytes': 0, 'files': {}})
   return found
 
@@ -65,7 +65,7 @@ def verify(directory: str | os.PathLike) -> list[dict[str, Any]]:
 def _look(folder: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
   """One folder; a step also stands and falls with the frozen weights."""
   is_step = folder.name != archive.FROZEN
-  if manifest.is_sealed(folder):
+  if manifest.exists(folder):
     files = manifest.states(folder)
     if set(files.values()) == {'ok'} and is_step:
       wrong = archive.frozen_damage(folder)

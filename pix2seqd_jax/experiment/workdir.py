@@ -92,7 +92,7 @@ def save(experiment: build.Experiment, folder: pathlib.Path) -> None:
     # must not look for the processes that trained it.
     config = {k: v for k, v in experiment.config.items() if k != 'distributed'}
     resume.save_config(folder, config)
-    manifest.seal(folder, only=archive.TOLD)
+    manifest.write(folder, only=archive.TOLD)
 
 
 def checkpointer(

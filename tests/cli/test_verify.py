@@ -80,7 +80,7 @@ def test_what_is_no_checkpoint_is_named(run, capsys):
     'checkpoints/3': 'unfinished',
     'frozen': 'ok',
     'checkpoints/4.orbax-checkpoint-tmp': 'left over',
-    'checkpoints/unreadable-1': 'set aside',
+    'checkpoints/unreadable-1': 'quarantined',
   }
 
 
@@ -91,7 +91,7 @@ def test_a_folder_without_a_run(tmp_path, capsys):
 
 def test_the_config_is_looked_at_too(run, capsys):
   (run / 'config.json').write_text('{"a": 1}')
-  manifest.seal(run, only=archive.TOLD)
+  manifest.write(run, only=archive.TOLD)
   assert states(run, capsys, 0)['.']['files']['config.json'] == 'ok'
   (run / 'config.json').write_text('{"a": 3}')
   assert states(run, capsys, 1)['.']['state'] == 'damaged'

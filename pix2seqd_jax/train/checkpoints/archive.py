@@ -1,6 +1,6 @@
 """Which steps a checkpoints folder holds, and which of them may be read.
 
-A step is complete once it is sealed: its folder has a manifest (see manifest).
+A step is complete once its folder has a manifest (see manifest).
 Nothing here writes.
 """
 
@@ -21,7 +21,7 @@ WEIGHTS = ('params', 'ema')
 # What a working directory's own manifest is about.
 TOLD = ('config.json', 'categories.json')
 # In a step's meta: its folder is complete only with a manifest.
-SEALED = 'sealed'
+HAS_MANIFEST = 'sealed'
 
 
 def checkpoint_dir(directory: str | os.PathLike) -> pathlib.Path:
@@ -41,15 +41,15 @@ def meta_of(step_dir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def is_complete(step_dir: pathlib.Path) -> bool:
-  """Whether a step was sealed, or is of a version that did not seal.
+  """Whether a step has a manifest, or is of a version that wrote none.
 
   Orbax commits a step before its manifest is written; a run killed in between
   leaves a step that is not complete, and nobody may read it.
   """
-  if manifest.is_sealed(step_dir):
+  if manifest.exists(step_dir):
     return True
   meta = meta_of(step_dir)
-  return meta is not None and SEALED not in meta
+  return meta is not None and HAS_MANIFEST not in meta
 
 
 def folders_in(directory: str | os.PathLike) -> list[int]:
@@ -72,7 +72,7 @@ def best_step_in(directory: str | os.PathLike) -> int | None:
   for step in steps_in(path):
     folder = path / str(step)
     with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-      if manifest.is_sealed(folder) and manifest.faults(folder, ('meta',)):
+      if manifest.exists(folder) and manifest.faults(folder, ('meta',)):
         continue
       metas[step] = meta_of(folder) or {}
   named = [meta for meta in metas.values() if meta.get('best_metric')]
@@ -101,7 +101,7 @@ def damage(step_dir: pathlib.Path, items: Sequence[str] = ()) -> list[str]:
   """
   if not is_complete(step_dir):  # removed meanwhile
     return [f'{manifest.FILE}: missing']
-  if not manifest.is_sealed(step_dir):
+  if not manifest.exists(step_dir):
     return []
   return manifest.faults(step_dir, items) or frozen_damage(step_dir)
 
@@ -115,7 +115,7 @@ def is_whole(directory: str | os.PathLike, step: int) -> bool:
 
 
 def frozen_damage(step_dir: pathlib.Path) -> list[str]:
-  """What is wrong with the frozen weights of a sealed step whose manifest is
+  """What is wrong with the frozen weights of a step whose manifest is
   good; none if it has none."""
   frozen = frozen_of(step_dir)
   if frozen is None:
@@ -130,7 +130,7 @@ def frozen_damage(step_dir: pathlib.Path) -> list[str]:
 def frozen_of(step_dir: pathlib.Path) -> pathlib.Path | None:
   """Where the frozen weights of a complete step are, if it has any."""
   frozen = step_dir.parent.parent / FROZEN
-  if manifest.is_sealed(step_dir):
+  if manifest.exists(step_dir):
     has_frozen = manifest.read(step_dir).about.get(FROZEN) is not None
   else:
     has_frozen = frozen.is_dir()
@@ -140,7 +140,7 @@ def frozen_of(step_dir: pathlib.Path) -> pathlib.Path | None:
 def item_of(step_dir: pathlib.Path, ema: bool) -> str:
   """'ema' or 'params': what there is to load of a complete step."""
   names = ['ema/' if (step_dir / 'ema').is_dir() else '']
-  if manifest.is_sealed(step_dir):  # a folder that went missing is no choice
+  if manifest.exists(step_dir):  # a folder that went missing is no choice
     with contextlib.suppress(manifest.Damaged):
       names = list(manifest.read(step_dir).files)
   return 'ema' if ema and any(n.startswith('ema/') for n in names) else 'params'
@@ -169,7 +169,7 @@ def choose(path: pathlib.Path, step: int | str | None, ema: bool) -> int:
       f'checkpoint {chosen} of {path} is damaged ({manifest.describe(wrong)}); '
       f'name another step of {steps}, or bring its files back from a copy.'
     )
-  warn_unsealed(folder)
+  warn_unverified(folder)
   return chosen
 
 
@@ -186,7 +186,7 @@ def newest_step(directory: str | os.PathLike) -> int:
     folder = path / str(step)
     wrong[step] = damage(folder, WEIGHTS)
     if not wrong[step]:
-      warn_unsealed(folder)
+      warn_unverified(folder)
       return step
     warnings.warn(
       f'checkpoint {step} of {path} is damaged '
@@ -214,7 +214,7 @@ def check_told(workdir: str | os.PathLike) -> None:
   """
   workdir = pathlib.Path(workdir)
   for patience in (0.5, 0):
-    if not manifest.is_sealed(workdir):
+    if not manifest.exists(workdir):
       return
     wrong = manifest.faults(workdir, TOLD)
     if not wrong:
@@ -227,9 +227,9 @@ def check_told(workdir: str | os.PathLike) -> None:
   )
 
 
-def warn_unsealed(step_dir: pathlib.Path) -> None:
+def warn_unverified(step_dir: pathlib.Path) -> None:
   """Says of a step of an earlier version that it cannot be verified."""
-  if not manifest.is_sealed(step_dir):
+  if not manifest.exists(step_dir):
     warnings.warn(
       f'{step_dir} was written by a version without manifests: whether its '
       'bytes are as they were written cannot be checked.',

@@ -5,10 +5,10 @@ optimizer, meta}` by Orbax, and `frozen/` with the weights that never change,
 written once. `params` and `ema` are plain dicts, so weights can be loaded
 without knowing what made them. The position in the data is the step.
 
-A save is done when the step is sealed: Orbax commits its folder, then a thread
+A save is done when the step has its manifest: Orbax commits its folder, then a thread
 hashes every file of it and writes the manifest (see manifest), and only then
 older steps are removed. A run killed in between goes on from the step before.
-With several processes the first one seals, removes, and verifies before all
+With several processes the first one writes it, removes, and verifies before all
 restore the step that it found good; the folder must be one that all see.
 """
 
@@ -101,8 +101,8 @@ class Checkpointer:
     self.best_mode = best_mode
     self._rules = keep, keep_every, best_metric is not None
     self._frozen_done = False
-    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'seal')
-    self._sealing: dict[int, concurrent.futures.Future] = {}
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'manifest')
+    self._pending: dict[int, concurrent.futures.Future] = {}
     _quiet()
     if jax.process_index() == 0:
       self.directory.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ class Checkpointer:
     """A manager that knows the steps there are by their names alone.
 
     Its `reload` would read the metadata of each, damaged ones included. And
-    which ones stay is our choice, made after the new step is sealed.
+    which ones stay is our choice, made after the new step has its manifest.
     """
     import orbax.checkpoint as ocp
 
@@ -156,7 +156,7 @@ class Checkpointer:
         )
     self._save_frozen(state.params.get('frozen', {}))
     meta = {
-      archive.SEALED: True,
+      archive.HAS_MANIFEST: True,
       'metrics': metrics,
       'best_metric': self.best_metric,
       'best_mode': self.best_mode,
@@ -166,33 +166,33 @@ class Checkpointer:
     if not self._manager.save(step, args=args, force=force):
       return False
     self._known.add(step)
-    self._sealing[step] = self._thread.submit(self._seal, step)
+    self._pending[step] = self._thread.submit(self._finish, step)
     return True
 
-  def _seal(self, step: int) -> None:
+  def _finish(self, step: int) -> None:
     """Off the training thread, one step after the other."""
     self._manager.wait_until_finished()
     if jax.process_index() == 0:
-      retention.seal(self.directory, step)
+      retention.write_manifests(self.directory, step)
       retention.prune(self.directory, *self._rules)
     else:
-      self._await_seal(step)
+      self._await_finish(step)
 
-  def _is_sealed(self, step: int) -> bool:
+  def _is_finished(self, step: int) -> bool:
     """Whether the first process is done with this step, or with a later one:
     with what it removes then as well, or `steps` would differ between them."""
     try:
       steps = archive.steps_in(self.directory)
-      sealed = any(s >= step for s in steps)
-      return sealed and not retention.surplus(self.directory, *self._rules)
+      there = any(s >= step for s in steps)
+      return there and not retention.surplus(self.directory, *self._rules)
     except OSError:  # of a folder that is being removed
       return False
 
-  def _await_seal(self, step: int) -> None:
-    """Until the first process has sealed this step, or a later one, and has
+  def _await_finish(self, step: int) -> None:
+    """Until the first process has finished this step, or a later one, and has
     removed what it replaces."""
     deadline = time.monotonic() + _PATIENCE
-    while not self._is_sealed(step):
+    while not self._is_finished(step):
       if time.monotonic() > deadline:
         raise TimeoutError(
           f'process 0 has not written {self.directory}/{step}/{manifest.FILE}, '
@@ -203,8 +203,8 @@ class Checkpointer:
 
   def _raise_errors(self) -> None:
     """What went wrong in the background since the last look."""
-    for step in [s for s, job in self._sealing.items() if job.done()]:
-      self._sealing.pop(step).result()
+    for step in [s for s, job in self._pending.items() if job.done()]:
+      self._pending.pop(step).result()
 
   @property
   def _frozen_path(self) -> pathlib.Path:
@@ -222,7 +222,7 @@ class Checkpointer:
 
   def steps(self) -> list[int]:
     """All steps that are there or being saved, oldest first."""
-    return sorted({*archive.steps_in(self.directory), *self._sealing})
+    return sorted({*archive.steps_in(self.directory), *self._pending})
 
   def latest_step(self) -> int | None:
     """The newest step, or None."""
@@ -245,7 +245,7 @@ class Checkpointer:
       abstract_state: shapes, dtypes and shardings, from state.abstract_state;
         any mesh, not only the one on which it was saved.
       step: which. By default a damaged step is passed over with a warning, and
-        set aside as `unreadable-<step>` until the run has come there again.
+        quarantined as `unreadable-<step>` until the run has come there again.
 
     Raises:
       ValueError: where there is no checkpoint, none that is whole, or it does
@@ -256,9 +256,7 @@ class Checkpointer:
     try:
       return self._restore(abstract_state, step)
     except Exception as error:  # Orbax has no common class for these
-      damaged = (
-        '' if manifest.is_sealed(self._folder(step)) else ' or is broken'
-      )
+      damaged = '' if manifest.exists(self._folder(step)) else ' or is broken'
       raise ValueError(
         f'checkpoint {step} of {self.directory} does not fit this run'
         f'{damaged}: {_brief(error)} Use the config it was trained with, or '
@@ -291,7 +289,7 @@ class Checkpointer:
     return found
 
   def _verified(self, step: int | None) -> int:
-    """This step, or the newest whole one, with damaged ones set aside."""
+    """This step, or the newest whole one, with damaged ones quarantined."""
     steps = archive.steps_in(self.directory)
     if not steps or (step is not None and step not in steps):
       raise ValueError(
@@ -303,8 +301,8 @@ class Checkpointer:
       found = archive.damage(self._folder(candidate))
       if not found:
         for damaged, lines in wrong.items():
-          retention.set_aside(self.directory, damaged, lines)
-        archive.warn_unsealed(self._folder(candidate))
+          retention.quarantine(self.directory, damaged, lines)
+        archive.warn_unverified(self._folder(candidate))
         return candidate
       wrong[candidate] = found
     first = max(wrong)
@@ -333,9 +331,9 @@ class Checkpointer:
     return _state(found, frozen)
 
   def wait(self) -> None:
-    """Until what is being saved is sealed, and what it replaces removed."""
+    """Until what is being saved has its manifest, and what it replaces removed."""
     self._manager.wait_until_finished()
-    concurrent.futures.wait(self._sealing.values())
+    concurrent.futures.wait(self._pending.values())
     self._raise_errors()
 
   def close(self) -> None:

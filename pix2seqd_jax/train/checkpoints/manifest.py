@@ -1,4 +1,4 @@
-"""The digests of a folder's files, written last: the seal of a checkpoint.
+"""The digests of a folder's files, written last of a checkpoint.
 
 Orbax commits a checkpoint by one rename and checks nothing when it reads: of
 200 flipped bits 182 gave wrong weights in silence. So each step's folder (and
@@ -27,7 +27,7 @@ class Damaged(ValueError):
 
 
 class Manifest(NamedTuple):
-  """What a folder held when it was sealed."""
+  """What a folder held when it was written."""
 
   files: dict[str, tuple[int, str]]  # relative path: (bytes, SHA-256)
   about: dict[str, Any]  # whatever the writer noted
@@ -87,7 +87,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
   os.replace(part, path)
 
 
-def seal(
+def write(
   folder: str | os.PathLike,
   about: Mapping[str, Any] | None = None,
   threads: int = max(1, _THREADS // 2),
@@ -108,7 +108,7 @@ def seal(
   return read(folder).digest
 
 
-def is_sealed(folder: str | os.PathLike) -> bool:
+def exists(folder: str | os.PathLike) -> bool:
   """Whether there is a manifest, be it good or not."""
   return (pathlib.Path(folder) / FILE).is_file()
 
@@ -140,7 +140,7 @@ def read(folder: str | os.PathLike) -> Manifest:
 def states(
   folder: str | os.PathLike, only: Sequence[str] = (), threads: int = _THREADS
 ) -> dict[str, str]:
-  """The state of every file of a sealed folder: 'ok' or what is wrong.
+  """The state of every file of a folder with a manifest: 'ok' or what is wrong.
 
   Args:
     folder: which.
@@ -155,7 +155,7 @@ def states(
   try:
     expected = read(folder).files
   except Damaged:
-    return {FILE: 'damaged' if is_sealed(folder) else 'missing'}
+    return {FILE: 'damaged' if exists(folder) else 'missing'}
   mine = [
     name
     for name in expected
@@ -178,7 +178,7 @@ def states(
 
 
 def faults(folder: str | os.PathLike, only: Sequence[str] = ()) -> list[str]:
-  """'<file>: <what is wrong>' for every file that is not as it was sealed."""
+  """'<file>: <what is wrong>' for every file that is not as it was written."""
   found = states(folder, only)
   return [f'{name}: {state}' for name, state in found.items() if state != 'ok']
 

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pix2seqd_jax.train.checkpoints import old_names
+from pix2seqd_jax.train.checkpoints import manifest, old_names
 
 FILE = 'config.json'
 FROZEN_KEYS = ('model', 'data', 'optimizer', 'seed')
@@ -34,9 +34,7 @@ def save_config(
   path = pathlib.Path(workdir) / FILE
   path.parent.mkdir(parents=True, exist_ok=True)
   text = json.dumps(_plain(config), indent=2, sort_keys=True) + '\n'
-  part = path.with_suffix('.json.part')
-  part.write_text(text, encoding='utf-8')
-  os.replace(part, path)
+  manifest.write_text(path, text)
   return path
 
 

@@ -1,7 +1,13 @@
-"""What happens to the folders of a run's checkpoints: sealed, kept, cleared.
+"""What happens to the folders of a run's checkpoints: kept, cleared.
 
 Only one process of a run does this; none of it on the training thread, but
 for the clearing before the run starts.
+
+Orbax's preservation policies (LatestN, EveryNSteps, BestN, joined by
+AnyPreservationPolicy) say the same as `surplus`, but its manager removes what
+they give up right after it commits the new step, before that has a manifest: a
+kill in between would leave a run with keep=1 without any step that may be
+read. They also count damaged steps, and for BestN read the metrics of all.
 """
 
 import os
@@ -13,15 +19,19 @@ from pix2seqd_jax.train.checkpoints import archive, manifest
 
 # Orbax's name for what is not committed yet; ours for what is being removed,
 # and for what is damaged.
-_TMP, _DELETING, _ASIDE = '*.orbax-checkpoint-tmp*', '.deleting', 'unreadable-'
+_TMP, _DELETING, _DAMAGED = (
+  '*.orbax-checkpoint-tmp*',
+  '.deleting',
+  'unreadable-',
+)
 
 
 def clear(directory: pathlib.Path) -> None:
   """Removes what a killed run left behind; says so in one line.
 
   That is: uncommitted and half removed folders, half written files, and steps
-  that were committed and not sealed. Such a step is the newest; where an older
-  one has no manifest, its manifest was lost, and it is set aside. Frozen
+  that were committed and have no manifest. Such a step is the newest; where an older
+  one has no manifest, its manifest was lost, and it is quarantined. Frozen
   weights of a run that has no complete step are removed as well: the next may
   start from others.
 
@@ -30,7 +40,7 @@ def clear(directory: pathlib.Path) -> None:
       into it.
   """
   workdir = directory.parent
-  left = [path for path in leftovers(directory) if not is_aside(path)]
+  left = [path for path in leftovers(directory) if not is_quarantined(path)]
   complete = archive.steps_in(directory)
   newest = complete[-1] if complete else -1
   for step in archive.folders_in(directory):
@@ -40,7 +50,7 @@ def clear(directory: pathlib.Path) -> None:
     if step > newest and archive.meta_of(folder) is not None:
       left.append(folder)
     else:
-      set_aside(directory, step, [f'{manifest.FILE}: missing'])
+      quarantine(directory, step, [f'{manifest.FILE}: missing'])
   if not complete and (workdir / archive.FROZEN).exists():
     left.append(workdir / archive.FROZEN)
   for path in left:
@@ -58,12 +68,14 @@ def leftovers(directory: pathlib.Path) -> list[pathlib.Path]:
   workdir = directory.parent
   left = [*directory.glob(_TMP), *directory.glob(f'*{_DELETING}')]
   left += [*workdir.glob(f'{archive.FROZEN}{_TMP}'), *workdir.glob('*.part')]
-  return sorted(left) + sorted(filter(is_aside, directory.glob(f'{_ASIDE}*')))
+  return sorted(left) + sorted(
+    filter(is_quarantined, directory.glob(f'{_DAMAGED}*'))
+  )
 
 
-def is_aside(path: pathlib.Path) -> bool:
-  """Whether this is a damaged step that was set aside."""
-  return path.name.removeprefix(_ASIDE).isdigit() and not path.name.isdigit()
+def is_quarantined(path: pathlib.Path) -> bool:
+  """Whether this is a damaged step that was quarantined."""
+  return path.name.removeprefix(_DAMAGED).isdigit() and not path.name.isdigit()
 
 
 def _remove(path: pathlib.Path) -> None:
@@ -80,33 +92,33 @@ def _renamed(path: pathlib.Path) -> pathlib.Path:
   return gone
 
 
-def set_aside(directory: pathlib.Path, step: int, wrong: list[str]) -> None:
+def quarantine(directory: pathlib.Path, step: int, wrong: list[str]) -> None:
   """Renames a damaged step to `unreadable-<step>`, with a line.
 
   It stays until the run has come to that step again: much of it may be whole.
   """
-  aside = directory / f'{_ASIDE}{step}'
-  if aside.exists():
-    shutil.rmtree(aside)
-  os.rename(directory / str(step), aside)
+  place = directory / f'{_DAMAGED}{step}'
+  if place.exists():
+    shutil.rmtree(place)
+  os.rename(directory / str(step), place)
   warnings.warn(
     f'checkpoint {step} of {directory} is damaged '
-    f'({manifest.describe(wrong)}) and set aside as {aside.name}.',
+    f'({manifest.describe(wrong)}) and quarantined as {place.name}.',
     stacklevel=3,
   )
 
 
-def seal(directory: pathlib.Path, step: int) -> None:
+def write_manifests(directory: pathlib.Path, step: int) -> None:
   """Writes the manifests of a committed step and of the frozen weights.
 
   A step's manifest names that of the frozen weights, which so belong to it.
   """
   frozen, digest = directory.parent / archive.FROZEN, None
   if frozen.is_dir():
-    sealed = manifest.is_sealed(frozen)
-    digest = manifest.read(frozen).digest if sealed else manifest.seal(frozen)
+    known = manifest.exists(frozen)
+    digest = manifest.read(frozen).digest if known else manifest.write(frozen)
   about = {'step': step, archive.FROZEN: digest}
-  manifest.seal(directory / str(step), about)
+  manifest.write(directory / str(step), about)
 
 
 def surplus(
@@ -131,13 +143,13 @@ def surplus(
 def prune(
   directory: pathlib.Path, keep: int, keep_every: int, best: bool
 ) -> None:
-  """Removes what is `surplus`, and steps set aside that are passed again."""
+  """Removes what is `surplus`, and steps quarantined that are passed again."""
   gone = [
     directory / str(s) for s in surplus(directory, keep, keep_every, best)
   ]
   for path in [_renamed(path) for path in gone]:  # who waits, for names alone
     shutil.rmtree(path)
   steps = archive.steps_in(directory)
-  for path in filter(is_aside, list(directory.glob(f'{_ASIDE}*'))):
-    if steps and int(path.name.removeprefix(_ASIDE)) <= steps[-1]:
+  for path in filter(is_quarantined, list(directory.glob(f'{_DAMAGED}*'))):
+    if steps and int(path.name.removeprefix(_DAMAGED)) <= steps[-1]:
       shutil.rmtree(path)

@@ -117,7 +117,7 @@ def save_params(
   if jax.tree.leaves(frozen):
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(path.parent / archive.FROZEN, frozen)
-    digest = manifest.seal(path.parent / archive.FROZEN)
+    digest = manifest.write(path.parent / archive.FROZEN)
   items = {'params': params} if ema is None else {'params': params, 'ema': ema}
   args = {
     k: ocp.args.PyTreeSave(
@@ -126,9 +126,9 @@ def save_params(
     for k, v in items.items()
   }
   with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-    meta = ocp.args.JsonSave({archive.SEALED: True})
+    meta = ocp.args.JsonSave({archive.HAS_MANIFEST: True})
     checkpointer.save(where, ocp.args.Composite(meta=meta, **args))
-  manifest.seal(where, {'step': step, archive.FROZEN: digest})
+  manifest.write(where, {'step': step, archive.FROZEN: digest})
   return where
 
 

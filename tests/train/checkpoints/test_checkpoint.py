@@ -189,7 +189,7 @@ def test_a_damaged_newest_step_is_passed_over(
 ):
   DAMAGE[kind](copy / '2')
   with checkpoint.Checkpointer(copy) as saved:
-    with pytest.warns(UserWarning, match='checkpoint 2 .* set aside') as told:
+    with pytest.warns(UserWarning, match='checkpoint 2 .* quarantined') as told:
       found = saved.restore(abstract(cube, frozen=True))
     assert saved.latest_step() == 1
   assert len(told) == 1 and len(str(told[0].message)) < 400
@@ -210,7 +210,7 @@ def test_an_older_damaged_step_is_nobodys_business(copy, cube, capfd):
 def test_a_damaged_step_stays_until_the_run_is_there_again(copy, cube):
   flip(some_file(copy / '2'))
   with checkpoint.Checkpointer(copy) as saved:
-    with pytest.warns(UserWarning, match='set aside'):
+    with pytest.warns(UserWarning, match='quarantined'):
       found = saved.restore(abstract(cube, frozen=True))
     assert (copy / 'unreadable-2').is_dir()
     assert saved.save(2, found)
@@ -244,7 +244,7 @@ def test_frozen_weights_of_another_run_are_refused(copy, cube, tmp_path):
 
 
 def test_what_a_kill_leaves_is_cleared_at_the_next_start(two_steps, copy, cube):
-  shutil.copytree(copy / '2', copy / '3')  # committed and not sealed
+  shutil.copytree(copy / '2', copy / '3')  # committed, no manifest
   (copy / '3' / 'manifest.json').rename(copy / '3' / 'manifest.json.part')
   (copy / '4.orbax-checkpoint-tmp' / 'params').mkdir(parents=True)
   (copy / '0.deleting').mkdir()
@@ -272,7 +272,9 @@ def test_frozen_weights_without_a_step_are_not_those_of_the_next_run(copy):
 
 def test_a_lost_manifest_of_an_older_step_is_damage(copy):
   (copy / '1' / 'manifest.json').unlink()
-  with pytest.warns(UserWarning, match=r'1 .*manifest.json: missing.* aside'):
+  with pytest.warns(
+    UserWarning, match=r'1 .*manifest.json: missing.* quarantined'
+  ):
     checkpoint.Checkpointer(copy).close()
   assert (copy / 'unreadable-1').is_dir() and archive.steps_in(copy) == [2]
 
@@ -302,18 +304,18 @@ def test_multiples_are_kept(tmp_path, cube):
   assert {p.name for p in directory.iterdir()} == {'3', '6', '7'}
 
 
-def test_the_old_step_goes_only_when_the_new_one_is_sealed(
+def test_the_old_step_goes_only_when_the_new_one_has_its_manifest(
   tmp_path, cube, monkeypatch
 ):
   made = create(cube)
   directory = tmp_path / 'checkpoints'
-  seal, seen = manifest.seal, []
+  write, seen = manifest.write, []
 
   def spy(folder, *args):
     seen.append((folder.name, archive.steps_in(directory)))
-    return seal(folder, *args)
+    return write(folder, *args)
 
-  monkeypatch.setattr(manifest, 'seal', spy)
+  monkeypatch.setattr(manifest, 'write', spy)
   with checkpoint.Checkpointer(directory, keep=1) as saved:
     for step in (1, 2, 3):
       saved.save(step, made)
@@ -321,7 +323,7 @@ def test_the_old_step_goes_only_when_the_new_one_is_sealed(
   assert seen == [('1', []), ('2', [1]), ('3', [2])]
 
 
-def test_an_error_of_the_sealing_thread_is_raised(tmp_path, cube, monkeypatch):
+def test_an_error_of_the_background_is_raised(tmp_path, cube, monkeypatch):
   def full(*_):
     raise OSError('No space left on device')
 

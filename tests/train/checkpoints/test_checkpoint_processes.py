@@ -38,10 +38,10 @@ def test_both_restore_the_step_that_one_found_good(tmp_path):
   answers = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
   lines = [answer.pop('lines') for answer in answers]
   assert answers[0] == answers[1]
-  # One for what was cleared away, one for the step set aside, by process 0.
+  # One for what was cleared away, one for the step quarantined, by process 0.
   assert lines == [2, 0]
   found = answers[0]
-  assert found['sealed'] == [True, True] and found['steps'] == [2, 3]
+  assert found['complete'] == [True, True] and found['steps'] == [2, 3]
   assert found['restored'] == 1 and found['known'] == [2]
   assert found['again'] == [2, 3] and found['names'] == ['2', '3']
   assert found['damage'] == []

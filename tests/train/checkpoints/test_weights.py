@@ -239,7 +239,7 @@ def test_a_config_that_changed_on_the_disk_is_refused(tmp_path):
   archive.check_told(tmp_path)  # nothing was told
   for name in archive.TOLD:
     (tmp_path / name).write_text('{"a": 1}')
-  manifest.seal(tmp_path, only=archive.TOLD)
+  manifest.write(tmp_path, only=archive.TOLD)
   (tmp_path / 'other').write_text('1')
   archive.check_told(tmp_path)
   (tmp_path / 'config.json').write_text('{"a": 3}')

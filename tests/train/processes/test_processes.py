@@ -50,7 +50,7 @@ def answers(processes):
 
 
 def newest(workdir):
-  """The newest step that is sealed, or 0."""
+  """The newest step that is complete, or 0."""
   return max([0, *archive.steps_in(workdir / 'checkpoints')])
 
 
