@@ -6,6 +6,8 @@ from typing import Any
 
 import ml_collections
 
+from pix2seqd_jax.experiment import schema
+
 # What of a line of metrics.jsonl tells of the machine, not of the run.
 _SPEEDS = (
   'time',
@@ -40,6 +42,6 @@ def write_config(
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(
     'import ml_collections\n\n\ndef get_config():\n'
-    f'  return ml_collections.ConfigDict({config.plain(config)!r})\n'
+    f'  return ml_collections.ConfigDict({schema.plain(config)!r})\n'
   )
   return path

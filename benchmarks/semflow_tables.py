@@ -18,6 +18,7 @@ from benchmarks import common, semflow_runs
 from benchmarks.semflow_runs import EULER, Run
 from pix2seqd_jax.cli import show_flow
 from pix2seqd_jax.diffusion import straightness
+from pix2seqd_jax.experiment import schema
 from pix2seqd_jax.inference import pipeline
 
 STEPS = (1, 2, 5, 10, 25, 50, 100, 200)
@@ -305,7 +306,7 @@ def make(args: argparse.Namespace) -> tuple[str, Table, str]:
     for run in runs
   ]
   count = sum(int(batch['is_real'].sum()) for batch in runs[0].batches)
-  about = f'{common.sizes(config.plain(configs[0]))}, {count} '
+  about = f'{common.sizes(schema.plain(configs[0]))}, {count} '
   return kind.title, found, about + f'held-out images; {"; ".join(told)}'
 
 

@@ -8,6 +8,7 @@ import pytest
 from benchmarks import kills, short_runs
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)  # processes of its own, each compiles
 def test_a_kill_changes_nothing(tmp_path, monkeypatch):
   # One device is quicker than eight.
