@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from pix2seqd_jax import types
+from pix2seqd_jax.encoding import hsv
 
 _GRAY = (0.2989, 0.5870, 0.1140)
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
@@ -73,31 +74,8 @@ def _jitter(image, valid, color):
 
 def _in_hsv(image, operation, amount):
   """Saturation times `amount`, held in [0, 1], or hue plus `amount` turns."""
-  h, s, v = _to_hsv(image)
+  h, s, v = hsv.from_rgb(*(image[..., c] for c in range(3)), jnp)
   s = jnp.where(operation == _SATURATION, jnp.clip(s * amount, 0, 1), s)
   turned = h + amount
   h = jnp.where(operation == _HUE, turned - jnp.floor(turned), h)
-  return _to_rgb(h, s, v)
-
-
-def _to_hsv(image):
-  r, g, b = (image[..., c] for c in range(3))
-  value = jnp.maximum(jnp.maximum(r, g), b)
-  span = value - jnp.minimum(jnp.minimum(r, g), b)
-  part = 1 / jnp.where(span > 0, span, 1)
-  h = (r - g) * part + 4
-  h = jnp.where(value == g, (b - r) * part + 2, h)
-  h = jnp.where(value == r, (g - b) * part, h)
-  h = jnp.where(h < 0, h + 6, h) / 6
-  h = jnp.where(span == 0, 0, h)
-  return h, span / jnp.where(value > 0, value, 1), value
-
-
-def _to_rgb(h, s, v):
-  h, depth = h * 6, v * s
-  channels = []
-  for n in (5, 3, 1):
-    k = h + n
-    k = k - jnp.where(k >= 6, 6, 0)
-    channels.append(v - depth * jnp.clip(jnp.minimum(k, 4 - k), 0, 1))
-  return jnp.stack(channels, -1)
+  return hsv.to_rgb(h, s, v, jnp)

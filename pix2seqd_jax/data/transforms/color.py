@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from pix2seqd_jax.encoding import hsv
+
 _GRAY = np.array([0.2989, 0.5870, 0.1140], np.float32)
 
 
@@ -25,15 +27,15 @@ def contrast(image, factor):
 
 def saturation(image, factor):
   """Multiplies HSV's saturation, held in [0, 1]."""
-  h, s, v = _to_hsv(image)
-  return _to_rgb(h, np.clip(s * np.float32(factor), 0, 1), v)
+  h, s, v = _hsv(image)
+  return hsv.to_rgb(h, np.clip(s * np.float32(factor), 0, 1), v, np)
 
 
 def hue(image, delta):
   """Turns HSV's hue by `delta` turns."""
-  h, s, v = _to_hsv(image)
+  h, s, v = _hsv(image)
   h = h + np.float32(delta)
-  return _to_rgb(h - np.floor(h), s, v)
+  return hsv.to_rgb(h - np.floor(h), s, v, np)
 
 
 # An operation's number in a draw, its reach, and the amount without effect.
@@ -83,27 +85,7 @@ def jitter(image, strength, rng):
   return apply(image, draw(strength, rng))
 
 
-def _to_hsv(image):
-  # Channel by channel: reductions over an axis of three are slow.
-  r, g, b = (np.ascontiguousarray(image[..., c]) for c in range(3))
-  value = np.maximum(np.maximum(r, g), b)
-  span = value - np.minimum(np.minimum(r, g), b)
-  part = np.float32(1) / np.where(span > 0, span, np.float32(1))
-  h = (r - g) * part + np.float32(4)
-  h = np.where(value == g, (b - r) * part + np.float32(2), h)
-  h = np.where(value == r, (g - b) * part, h)
-  h = np.where(h < 0, h + np.float32(6), h) / np.float32(6)
-  h[span == 0] = 0
-  s = span / np.where(value > 0, value, np.float32(1))
-  return h, s, value
-
-
-def _to_rgb(h, s, v):
-  h, depth = h * np.float32(6), v * s
-  image = np.empty((*h.shape, 3), np.float32)
-  for channel, n in enumerate((5, 3, 1)):
-    k = h + np.float32(n)
-    k -= np.where(k >= 6, np.float32(6), np.float32(0))
-    ramp = np.clip(np.minimum(k, np.float32(4) - k), 0, 1)
-    image[..., channel] = v - depth * ramp
-  return image
+def _hsv(image):
+  return hsv.from_rgb(
+    *(np.ascontiguousarray(image[..., c]) for c in range(3)), np
+  )
