@@ -5,11 +5,12 @@ optimizer, meta}` by Orbax, and `frozen/` with the weights that never change,
 written once. `params` and `ema` are plain dicts, so weights can be loaded
 without knowing what made them. The position in the data is the step.
 
-A save is done when the step has its manifest: Orbax commits its folder, then a thread
-hashes every file of it and writes the manifest (see manifest), and only then
-older steps are removed. A run killed in between goes on from the step before.
-With several processes the first one writes it, removes, and verifies before all
-restore the step that it found good; the folder must be one that all see.
+A save is done when the step has its manifest: Orbax commits its folder, then a
+thread hashes every file of it and writes the manifest (see manifest), and only
+then older steps are removed. A run killed in between goes on from the step
+before. With several processes the first one writes it, removes, and verifies
+before all restore the step that it found good; the folder must be one that all
+see.
 """
 
 import concurrent.futures
@@ -331,7 +332,7 @@ class Checkpointer:
     return _state(found, frozen)
 
   def wait(self) -> None:
-    """Until what is being saved has its manifest, and what it replaces removed."""
+    """Until what is being saved is complete, and what it replaces removed."""
     self._manager.wait_until_finished()
     concurrent.futures.wait(self._pending.values())
     self._raise_errors()

@@ -30,10 +30,10 @@ def clear(directory: pathlib.Path) -> None:
   """Removes what a killed run left behind; says so in one line.
 
   That is: uncommitted and half removed folders, half written files, and steps
-  that were committed and have no manifest. Such a step is the newest; where an older
-  one has no manifest, its manifest was lost, and it is quarantined. Frozen
-  weights of a run that has no complete step are removed as well: the next may
-  start from others.
+  that were committed and have no manifest. Such a step is the newest; where an
+  older one has none, it was lost, and the step is quarantined. Frozen weights
+  of a run that has no complete step are removed as well: the next may start
+  from others.
 
   Args:
     directory: the run's `checkpoints` folder. No other process may be saving
