@@ -4,9 +4,9 @@
 
 Two parts. First --num kills of short runs of the library's loop on a network
 of one layer (see `short_runs`), half of them while a checkpoint is being
-committed, given its manifest or removed: every start must go on from the newest complete
-step with the unbroken run's bytes, leave no half written folder, and end with
-the unbroken run's bytes.
+committed, given its manifest or removed: every start must go on from the
+newest complete step with the unbroken run's bytes, leave no half written
+folder, and end with the unbroken run's bytes.
 
 Then the command line's training, with augmentation and dropout on: once
 unbroken, and once in another folder, where it is killed at --kills random

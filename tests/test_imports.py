@@ -35,7 +35,7 @@ ALLOWED = {
     'encoding',
   ),
   'tasks': ('types', 'registry', 'metrics', 'encoding'),
-  'train': ('types',),
+  'train': ('types', 'encoding'),
   'experiment': (
     *('types', 'registry', 'checking', 'diffusion', 'metrics', 'data'),
     *('pretrained', 'models', 'tasks', 'train'),
