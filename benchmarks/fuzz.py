@@ -27,10 +27,10 @@ import traceback
 import numpy as np
 from PIL import Image
 
-from pix2seqd_jax.data import validate
+from pix2seqd_jax.data import validate as validate_data
 from pix2seqd_jax.data.formats import faults
 from pix2seqd_jax.data.readers import coco_panoptic
-from pix2seqd_jax.experiment import build, schema
+from pix2seqd_jax.experiment import build, schema, validate
 
 RECIPES = (
   ('pix2seq_d_shapes', 'smoke'),
@@ -296,7 +296,7 @@ def read_all(folder):
 
 def fault_listed(folder, counts):
   """Raises the first of the faults that `validate` lists."""
-  result = validate.validate(
+  result = validate_data.validate(
     coco_panoptic.CocoPanoptic, source_args(folder), num_threads=1
   )
   for fault in result.faults:

@@ -192,7 +192,12 @@ def reference() -> str:
     lines += ['', f'## `{name}`', '', _first_line(section), '']
     lines += ['| key | type | default | meaning |', '|---|---|---|---|']
     lines += [_row(name, k, key) for k, key in keys(section).items()]
-  lines += ['', '\\* may change when a run goes on.', '']
+  lines += ['', '\\* may change when a run goes on.', '', '## Renamed keys', '']
+  lines += ['| old | new |', '|---|---|']
+  lines += [f'| `{old}` | `{new}` |' for old, new in old_names.KEYS.items()]
+  for key, renamed in old_names.VALUES.items():
+    lines += [f"| `{key}='{a}'` | `'{b}'` |" for a, b in renamed.items()]
+  lines += ['']
   return '\n'.join(lines[1:])
 
 

@@ -1,5 +1,8 @@
 """Sections of a config, and names with arguments on the command line."""
 
+import os
+import pathlib
+
 import pytest
 
 from configs import pix2seq_d_shapes
@@ -60,6 +63,24 @@ def test_the_reference_has_each_key_once_with_what_it_may_be():
   assert '`int` from 1 to 65536' in text and '`float` in [0, 1)' in text
   names = (*schema.keys(sections.Config), *schema.SECTIONS)
   assert set(names) == set(schema.plain(pix2seq_d_shapes.get_config()))
+
+
+def test_the_page_holds_the_reference():
+  """UPDATE_DOCS=1 python -m pytest tests/experiment/test_schema.py"""
+  page = pathlib.Path(__file__).parents[2] / 'docs' / 'configuration.md'
+  written = page.read_text(encoding='utf-8')
+  head, mark, _ = written.partition('<!-- The rest is generated')
+  found = (
+    f'{head}{mark}: UPDATE_DOCS=1 python -m pytest '
+    f'tests/experiment/test_schema.py -->\n\n{schema.reference()}'
+  )
+  if os.environ.get('UPDATE_DOCS'):
+    page.write_text(found, encoding='utf-8')
+    written = found
+  assert mark and written == found, (
+    f'{page} lags behind experiment/sections.py; run UPDATE_DOCS=1 python -m '
+    'pytest tests/experiment/test_schema.py'
+  )
 
 
 def test_defaults_fit_their_own_rules():
