@@ -12,7 +12,7 @@ from benchmarks import counted, paper, semflow_runs, semflow_tables
 from pix2seqd_jax.diffusion import process, samplers, sampling, schedules
 from pix2seqd_jax.diffusion import sampler as sampler_lib
 from pix2seqd_jax.diffusion import timesteps as timesteps_lib
-from pix2seqd_jax.experiment import build
+from pix2seqd_jax.pretrained import perceptual
 from pix2seqd_jax.types import Prediction
 
 
@@ -47,7 +47,7 @@ def runs(monkeypatch):
   monkeypatch.setattr(lib, 'load', lambda folder: known[folder])
   monkeypatch.setattr(lib, 'find_step', lambda folder, step: step or 7)
   monkeypatch.setattr(lib, 'load_params', lambda *args: PARAMS)
-  monkeypatch.setattr(build.features, 'Features', Colours)
+  monkeypatch.setattr(perceptual, 'Features', Colours)
 
 
 def table(tmp_path, name, *runs, more=()):

@@ -5,8 +5,8 @@ from toy_semflow import PARAMS, toy_flow
 
 from pix2seqd_jax.cli import commands
 from pix2seqd_jax.data.formats import label_maps
-from pix2seqd_jax.experiment import build
 from pix2seqd_jax.inference import synthesis
+from pix2seqd_jax.pretrained import perceptual
 from pix2seqd_jax.visualize import overlays
 
 
@@ -44,7 +44,7 @@ def panels(experiment):
 def test_synthesis_shows_the_mask_the_image_and_what_is_seen_in_it(
   monkeypatch,
 ):
-  monkeypatch.setattr(build.features, 'Features', Colours)
+  monkeypatch.setattr(perceptual, 'Features', Colours)
   experiment = toy_flow('synthesis')
   found = panels(experiment)
   side = 256
