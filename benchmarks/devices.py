@@ -27,8 +27,8 @@ import numpy as np
 
 from benchmarks import common, runs
 from configs import common as recipes
-from pix2seqd_jax.cli import commands
 from pix2seqd_jax.experiment import build
+from pix2seqd_jax.experiment import runs as whole_runs
 from pix2seqd_jax.experiment import workdir as workdirs
 from pix2seqd_jax.train import evaluate, sharding
 
@@ -106,7 +106,7 @@ def work(num_devices: int, config_file: pathlib.Path) -> None:
     raise RuntimeError(f'{jax.device_count()} devices, expected {num_devices}.')
   config = on_mesh(common.load_config(str(config_file)), num_devices)
   folder = config_file.parent
-  commands.train(config, folder / str(num_devices))
+  whole_runs.train(config, folder / str(num_devices))
   experiment = build.Experiment(config)
   sampler, found = make_sampler(experiment), {}
   for name, other in (('own', num_devices), ('same', 1)):

@@ -23,12 +23,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import common
-from pix2seqd_jax.cli import commands
 from pix2seqd_jax.data.formats import bad_examples
 from pix2seqd_jax.data.formats.files import read_image, read_panoptic_png
 from pix2seqd_jax.data.validate import validate
 from pix2seqd_jax.encoding.panoptic_ids import id_to_rgb
-from pix2seqd_jax.experiment import data, schema
+from pix2seqd_jax.experiment import data, runs, schema
 
 NAME = 'faults'
 
@@ -160,7 +159,7 @@ def compare(damaged, found) -> tuple[list, list]:
 
 def train(config, damaged, folder: pathlib.Path) -> tuple[int, list, list]:
   """One epoch with 'skip': (last step, how often each was named, strange)."""
-  state = commands.train(config, folder)
+  state = runs.train(config, folder)
   rows = bad_examples.read(folder / bad_examples.FILE)
   named = [
     sum(

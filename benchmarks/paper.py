@@ -36,8 +36,7 @@ import numpy as np
 
 from benchmarks import common, ldmseg_tables, paper_tables, semflow_tables
 from benchmarks import timed as timed_lib
-from pix2seqd_jax.cli import commands
-from pix2seqd_jax.experiment import build, schema
+from pix2seqd_jax.experiment import build, runs, schema
 from pix2seqd_jax.experiment import workdir as workdirs
 from pix2seqd_jax.train import evaluate
 
@@ -150,7 +149,7 @@ def train(config, overrides: Mapping[str, Any], steps: int, workdir):
     print(f'{folder}:')
     # Also checks that the folder is this config's, and returns at once where
     # it is done.
-    state = commands.train(schema.from_plain(experiment.config), folder)
+    state = runs.train(schema.from_plain(experiment.config), folder)
   if int(state.step) < steps:
     raise KeyboardInterrupt(f'{folder} stopped at step {int(state.step)}.')
   params = workdirs.load_params(experiment, folder, steps, mesh=experiment.mesh)

@@ -30,8 +30,8 @@ from typing import NamedTuple
 import jax
 
 from benchmarks import common, kills, runs
-from pix2seqd_jax.cli import commands
 from pix2seqd_jax.experiment import build
+from pix2seqd_jax.experiment import runs as whole_runs
 from pix2seqd_jax.experiment import workdir as workdirs
 from pix2seqd_jax.train import evaluate, ledger, processes
 from pix2seqd_jax.train.checkpoints import archive
@@ -54,7 +54,7 @@ class Bars(NamedTuple):
 def work(config_file: pathlib.Path, folder: pathlib.Path) -> None:
   """Trains in `folder`; evaluates FOLDER/../1; writes what it counted."""
   config = common.load_config(str(config_file))
-  commands.train(config, folder)
+  whole_runs.train(config, folder)
   experiment = build.Experiment(config)
   one = folder.parent / '1'
   params = workdirs.load_params(

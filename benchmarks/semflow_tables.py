@@ -20,6 +20,7 @@ from pix2seqd_jax.cli import show_flow
 from pix2seqd_jax.diffusion import straightness
 from pix2seqd_jax.experiment import schema
 from pix2seqd_jax.inference import pipeline
+from pix2seqd_jax.inference.synthesis import FACTORS
 
 STEPS = (1, 2, 5, 10, 25, 50, 100, 200)
 # The paper's mIoU of COCO-Stuff by steps (table 2), in percent.
@@ -192,7 +193,7 @@ def by_noise(runs: Sequence[Run], steps: Sequence[int]) -> Table:
   runs = _drawing(runs)
   widest = max(run.experiment.model.perturbation for run in runs)
   limit = min(run.experiment.model.palette.spacing for run in runs) / 2
-  factors = [f for f in synthesis.FACTORS if f * widest < limit]
+  factors = [f for f in FACTORS if f * widest < limit]
   for run, factor in itertools.product(runs, factors):
     count = run.steps if steps is None else steps[-1]
     seen = []
@@ -217,7 +218,7 @@ def by_noise(runs: Sequence[Run], steps: Sequence[int]) -> Table:
     'Noise is half its width, in levels of 0..255. The true images have the '
     f'brightness {np.mean(truth):.3f}. {_networks(numbers)}'
   ]
-  if len(factors) < len(synthesis.FACTORS):
+  if len(factors) < len(FACTORS):
     said.append(
       f'Noise of {limit:g} and more would make one class another: left out.'
     )

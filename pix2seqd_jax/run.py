@@ -18,13 +18,9 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pix2seqd_jax.cli import commands
-from pix2seqd_jax.experiment import schema
-
-# The status after Ctrl-C, so that a script does not go on. A run that SIGTERM
-# stopped has saved and ends with 0: schedulers send it to pre-empt, and take
-# anything else for a failure.
-_INTERRUPTED = 130
+from pix2seqd_jax.cli import main as cli
+from pix2seqd_jax.cli import predict
+from pix2seqd_jax.experiment import runs, schema
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The config.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the run.')
@@ -56,31 +52,28 @@ def main(argv):
     raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
   # jax tells at INFO of every backend that is not there, orbax of every file.
   logging.set_verbosity(logging.WARNING)
-  try:
-    config, workdir = _CONFIG.value, _WORKDIR.value
-    if _MODE.value == 'train':
-      if config is None:
-        raise ValueError('--mode=train needs --config=configs/NAME.py.')
-      commands.train(config, workdir)
-    elif _MODE.value == 'eval':
-      commands.evaluate(workdir, config, step=_STEP.value, watch=_WATCH.value)
-    else:
-      commands.predict(
-        workdir,
-        _INPUTS.value,
-        output=_OUTPUT.value,
-        config=config,
-        step=_STEP.value,
-        formats=_FORMATS.value,
-        tile=_TILE.value or None,
-      )
-  except KeyboardInterrupt:
-    sys.exit(_INTERRUPTED)
-  except (ValueError, OSError, ArithmeticError) as error:
-    # Our own errors say what is wrong and how to mend it: no traceback.
-    if os.environ.get('PIX2SEQD_TRACEBACK'):
-      raise
-    sys.exit(f'{type(error).__name__}: {error}')
+  sys.exit(cli.status(_run))
+
+
+def _run():
+  """The mode; a run that SIGTERM stopped has saved, and has not failed."""
+  config, workdir = _CONFIG.value, _WORKDIR.value
+  if _MODE.value == 'train':
+    if config is None:
+      raise ValueError('--mode=train needs --config=configs/NAME.py.')
+    runs.train(config, workdir)
+  elif _MODE.value == 'eval':
+    runs.evaluate(workdir, config, step=_STEP.value, watch=_WATCH.value)
+  else:
+    predict.predict(
+      workdir,
+      _INPUTS.value,
+      output=_OUTPUT.value,
+      config=config,
+      step=_STEP.value,
+      formats=_FORMATS.value,
+      tile=_TILE.value or None,
+    )
 
 
 def _parse(argv):

@@ -80,7 +80,7 @@ def smoke_run(tmp_path_factory) -> SmokeRun:
   """Trains and evaluates once, however many tests and workers look."""
   from smoke import smoke_config
 
-  from pix2seqd_jax.cli import commands
+  from pix2seqd_jax.experiment import runs
 
   folder = tmp_path_factory.getbasetemp()
   if 'PYTEST_XDIST_WORKER' in os.environ:
@@ -90,6 +90,6 @@ def smoke_run(tmp_path_factory) -> SmokeRun:
   with open(folder / 'smoke_run.lock', 'w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     if not done.exists():
-      commands.train(config, workdir)
-      done.write_text(json.dumps(commands.evaluate(workdir)))
+      runs.train(config, workdir)
+      done.write_text(json.dumps(runs.evaluate(workdir)))
   return SmokeRun(config, workdir, json.loads(done.read_text()))

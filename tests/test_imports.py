@@ -20,6 +20,7 @@ PACKAGE = 'pix2seqd_jax'
 # own package, but for INSIDE below.
 ALLOWED = {
   '__init__': (),
+  '__main__': ('cli',),
   'types': (),
   'registry': (),
   'checking': ('registry',),
@@ -38,7 +39,7 @@ ALLOWED = {
   'train': ('types', 'encoding'),
   'experiment': (
     *('types', 'registry', 'checking', 'diffusion', 'metrics', 'data'),
-    *('pretrained', 'models', 'tasks', 'train'),
+    *('pretrained', 'models', 'tasks', 'train', 'visualize'),
   ),
   'inference': (
     *('types', 'encoding', 'data', 'tasks', 'train', 'experiment'),

@@ -13,7 +13,8 @@ CONFIG = f'--config={REPO}/configs/pix2seq_d_shapes.py:smoke'
 _STUB = """
 import json, os, types
 from pix2seqd_jax import run
-from pix2seqd_jax.cli import commands
+from pix2seqd_jax.cli import predict
+from pix2seqd_jax.experiment import runs
 
 def record(name):
   def stub(*args, **kwargs):
@@ -26,8 +27,8 @@ def record(name):
     return types.SimpleNamespace(step=5)  # of 6, as after SIGTERM
   return stub
 
-for name in ('train', 'evaluate', 'predict'):
-  setattr(commands, name, record(name))
+runs.train, runs.evaluate = record('train'), record('evaluate')
+predict.predict = record('predict')
 run.run()
 """
 
@@ -114,5 +115,5 @@ def test_a_coordinator_that_is_not_there_is_named():
   values = ('coordinator=127.0.0.1:1', 'num_processes=2', 'process_id=1')
   flags = [f'--config.distributed.{v}' for v in (*values, 'timeout_s=1')]
   said = failure(CONFIG, '--workdir=w', *flags)
-  assert 'process 1 of 2 did not get to the coordinator at 127.0.0.1:1' in said
+  assert 'process 1 of 2 did not meet all others at 127.0.0.1:1' in said
   assert 'Traceback' not in said

@@ -4,7 +4,7 @@ import importlib
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 # command -> (module, function or --mode of run, help)
 COMMANDS = {
@@ -23,7 +23,7 @@ COMMANDS = {
   'show denoising': ('show_denoising', 'main', 'images of the sampling'),
   'show flow': ('show_flow', 'main', 'both ways of a flow, as videos'),
 }
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 def usage() -> str:
@@ -45,17 +45,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'unknown command {name!r}.\n{usage()}', file=sys.stderr)
     return 2
   module, function, _ = COMMANDS[name]
+  return status(lambda: _call(name, module, function, rest))
+
+
+def _call(name, module, function, rest):
+  if module == 'run':
+    sys.argv = [f'pix2seqd {name}', f'--mode={function}', *rest]
+    runpy.run_module('pix2seqd_jax.run', run_name='__main__')
+    return 0
+  sys.argv = [f'pix2seqd {name}', *rest]
+  found = importlib.import_module(f'pix2seqd_jax.cli.{module}')
+  call = getattr(found, function)
+  return call() if module == 'export_data' else call(rest)
+
+
+def status(call: Callable[[], int | None]) -> int:
+  """Calls; the exit status, with our own errors told in a line.
+
+  They say what is wrong and how to mend it, so that a traceback would hide
+  it; PIX2SEQD_TRACEBACK shows all. Ctrl-C gives another status than 0, so that
+  a script does not go on; a run that SIGTERM stopped has saved and ends with
+  0, for schedulers send it to pre-empt.
+  """
   try:
-    if module == 'run':
-      sys.argv = [f'pix2seqd {name}', f'--mode={function}', *rest]
-      runpy.run_module('pix2seqd_jax.run', run_name='__main__')
-      return 0
-    sys.argv = [f'pix2seqd {name}', *rest]
-    found = importlib.import_module(f'pix2seqd_jax.cli.{module}')
-    call = getattr(found, function)
-    return (call() if module == 'export_data' else call(rest)) or 0
+    return call() or 0
   except KeyboardInterrupt:
-    return _INTERRUPTED
+    return INTERRUPTED
   except (ValueError, OSError, ArithmeticError) as error:
     if os.environ.get('PIX2SEQD_TRACEBACK'):
       raise

@@ -146,7 +146,7 @@ def strip(
   captions = [f't = {path.times[i]:.2f}' for i in steps]
   captions[0] = f'{title}, {captions[0]}'
   shown = zip(follower.images(path, steps), captions, strict=True)
-  images = [_captioned(image, text) for image, text in shown]
+  images = [overlays.captioned(image, text) for image, text in shown]
   return overlays.grid(images, len(images))
 
 
@@ -155,9 +155,9 @@ def video(
 ) -> pathlib.Path:
   """Writes a path as a video: what it began with beside what it becomes."""
   images = follower.images(path)
-  given = _captioned(images[0], 'given')
+  given = overlays.captioned(images[0], 'given')
   frames = [
-    overlays.grid([given, _captioned(image, f't = {t:.2f}')], 2)
+    overlays.grid([given, overlays.captioned(image, f't = {t:.2f}')], 2)
     for image, t in zip(images, path.times, strict=True)
   ]
   return video_lib.write(file, frames, fps=fps)
@@ -204,19 +204,15 @@ def perturbations(
     told = {'brightness': values.mean(), 'diversity': values.std(0).mean()}
     numbers[f'{factor:g}'] = {k: float(v) for k, v in told.items()}
     text = f'{factor:g} x noise, brightness {values.mean():.3f}'
-    rows.append([_captioned(image, text) for image in found.images])
-  painted = _captioned(
-    overlays.paint(*synthesis.as_map(mask), pipe.categories), 'mask'
+    rows.append([overlays.captioned(image, text) for image in found.images])
+  painted = overlays.captioned(
+    overlays.paint(*overlays.as_map(mask), pipe.categories), 'mask'
   )
   cells = []
   for row in zip(*rows, strict=True):
     blank = np.full_like(painted, 255)
     cells += [painted if not cells else blank, *row]
   return overlays.grid(cells, len(rows) + 1), numbers
-
-
-def _captioned(image, text):
-  return overlays.panel(image, None, None, (), captions=(text,), legend=False)
 
 
 class Example(NamedTuple):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pix2seqd_jax.data.formats import label_maps
 from pix2seqd_jax.experiment import build
-from pix2seqd_jax.types import Category, Params, Segment
+from pix2seqd_jax.types import Category, Params
 from pix2seqd_jax.visualize import overlays
 
 # Of the noise on masks that a model was trained with, for strips and tables.
@@ -41,15 +41,17 @@ class SynthesisResult:
 
   def panel(self, columns: int = 4) -> np.ndarray:
     """The mask and all images side by side, with a legend; uint8."""
-    painted = overlays.paint(*as_map(self.mask), self.categories)
+    painted = overlays.paint(*overlays.as_map(self.mask), self.categories)
     captions = ['mask']
     captions += [f'sample {i}' for i in range(1, len(self.images) + 1)]
     shown = [
-      overlays.panel(one, None, None, (), captions=(caption,), legend=False)
+      overlays.captioned(one, caption)
       for one, caption in zip((painted, *self.images), captions, strict=True)
     ]
     strip = overlays.grid(shown, columns)
-    return overlays.with_legend(strip, [as_map(self.mask)], self.categories)
+    return overlays.with_legend(
+      strip, [overlays.as_map(self.mask)], self.categories
+    )
 
   def resized(self) -> 'SynthesisResult':
     """The same with images of the mask's own size, by bicubic weights."""
@@ -107,7 +109,7 @@ class Synthesizer:
       ValueError: a model that makes no images, or a perturbation with which
         masks would not be what they are.
     """
-    ids, segments = as_map(mask)
+    ids, segments = overlays.as_map(mask)
     example = {
       'image': np.zeros((*mask.shape, 3), np.uint8),
       'ids': ids,
@@ -179,12 +181,6 @@ def noise_factors(
     name = f'the noise of factor {factor:g},'
     model.check_perturbation(factor * model.perturbation, name)
   return tuple(factors)
-
-
-def as_map(mask: np.ndarray) -> tuple[np.ndarray, tuple[Segment, ...]]:
-  """Classes [h, w] -> (ids, segments): one segment for each class."""
-  found = np.unique(mask[mask > 0]).tolist()
-  return mask, tuple(Segment(c, c) for c in found)
 
 
 def read_mask(

@@ -35,6 +35,12 @@ _HEAT = (
 )
 
 
+def as_map(classes: np.ndarray) -> tuple[np.ndarray, tuple[types.Segment, ...]]:
+  """Classes [h, w] -> (ids, segments): one segment for each class."""
+  found = np.unique(classes[classes > 0]).tolist()
+  return classes, tuple(types.Segment(c, c) for c in found)
+
+
 def paint(
   ids: np.ndarray,
   segments: Sequence[types.Segment],
@@ -241,6 +247,11 @@ def panel(
   ]
   strip = grid(images, len(images), captions)
   return with_legend(strip, maps, categories) if legend else strip
+
+
+def captioned(image: np.ndarray, caption: str) -> np.ndarray:
+  """An image under a line of text, enlarged where it is small; uint8."""
+  return panel(image, None, None, (), captions=(caption,), legend=False)
 
 
 def with_legend(

@@ -79,7 +79,7 @@ def trained(monkeypatch):
     print('for people')
     return types.SimpleNamespace(step=runs['stop'] or config.train.steps)
 
-  monkeypatch.setattr(paper.commands, 'train', train)
+  monkeypatch.setattr(paper.runs, 'train', train)
   monkeypatch.setattr(
     paper.workdirs, 'load_params', lambda e, folder, *_, **__: folder
   )

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from pix2seqd_jax.cli import commands
-from pix2seqd_jax.experiment import build, schema, workdir
+from pix2seqd_jax.experiment import build, runs, schema, workdir
 from pix2seqd_jax.train import optimizer, sharding, state
 from pix2seqd_jax.train.checkpoints import archive, weights
 from pix2seqd_jax.types import Category
@@ -278,8 +277,8 @@ def test_shapes_smoke_trains_and_evaluates(smoke_run):
 
 
 def check_smoke(config, folder, kinds=('pq_things', 'pq_stuff')):
-  commands.train(config, folder)
-  results = commands.evaluate(folder)
+  runs.train(config, folder)
+  results = runs.evaluate(folder)
   assert archive.steps_in(folder)[-1] == config.train.steps
   for key in ('pq', *kinds, 'miou'):
     assert np.isnan(results[key]) or 0 <= results[key] <= 1

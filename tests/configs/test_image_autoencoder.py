@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from configs import image_autoencoder_shapes, ldmseg_autoencoder_shapes
-from pix2seqd_jax.cli import commands
-from pix2seqd_jax.experiment import build, schema
+from pix2seqd_jax.experiment import build, runs, schema
 from pix2seqd_jax.inference import pipeline
 from pix2seqd_jax.train import sharding, state
 from pix2seqd_jax.types import Category
@@ -104,13 +103,13 @@ class Panels:
 def test_shapes_smoke_trains_and_evaluates(tmp_path, capsys):
   config = get_config('image_autoencoder_shapes', 'smoke')
   config.train.update({'save_every': 0, 'eval_every': 0})
-  trained = commands.train(config, tmp_path)
+  trained = runs.train(config, tmp_path)
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   rows = [json.loads(line) for line in lines]
   losses = [row['loss'] for row in rows if 'loss' in row]
   assert losses[-1] < losses[0]
   panels = Panels()
-  results = commands.evaluate_params(
+  results = runs.evaluate_params(
     build.Experiment(config), state.eval_params(trained), writer=panels
   )
   assert 3 < results['psnr'] < 40 and 0 < results['l1'] < 1

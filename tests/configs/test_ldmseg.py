@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from configs import common, ldmseg_autoencoder_coco
-from pix2seqd_jax.cli import commands
-from pix2seqd_jax.experiment import build, schema
+from pix2seqd_jax.experiment import build, runs, schema
 from pix2seqd_jax.train import sharding
 from pix2seqd_jax.train.checkpoints import archive
 from pix2seqd_jax.types import Category
@@ -209,10 +208,10 @@ def test_nuclei_smoke_trains_both_stages(shared, tmp_path):
   folder = str(tmp_path / 'one')
   two.init_from = ((folder, 'net/autoencoder', 'frozen/mask', 'exact'),)
   for config, name in ((one, 'one'), (two, 'two')):
-    commands.train(config, tmp_path / name)
+    runs.train(config, tmp_path / name)
     assert archive.steps_in(tmp_path / name)[-1] == 3
-  results = commands.evaluate(tmp_path / 'two')
+  results = runs.evaluate(tmp_path / 'two')
   assert 0 <= results['pq'] <= 1
   with pytest.raises(ValueError, match=r'num_ids=256, here it is 100'):
     two.data.num_ids = 100
-    commands.train(two, tmp_path / 'three')
+    runs.train(two, tmp_path / 'three')

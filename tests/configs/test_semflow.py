@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from configs import image_autoencoder_camvid, image_autoencoder_shapes
-from pix2seqd_jax.cli import commands
-from pix2seqd_jax.experiment import build, schema
+from pix2seqd_jax.experiment import build, runs, schema
 from pix2seqd_jax.train import sharding
 from pix2seqd_jax.train.checkpoints import archive
 from pix2seqd_jax.types import Category, Segment, inputs_only
@@ -273,8 +272,8 @@ def test_smoke_trains_and_evaluates(name, method, tmp_path, request):
     shared = request.getfixturevalue('shared')
     config.data.root = str(shared / 'data' / 'camvid')
     config.eval.num_examples = 8
-  commands.train(config, tmp_path)
-  results = commands.evaluate(tmp_path)
+  runs.train(config, tmp_path)
+  results = runs.evaluate(tmp_path)
   assert archive.steps_in(tmp_path)[-1] == 4
   assert 0 <= results['miou'] <= 1 and 0 <= results['pixel_accuracy'] <= 1
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()

@@ -7,7 +7,7 @@ import pytest
 import toy_semflow
 
 from pix2seqd_jax import registry, types
-from pix2seqd_jax.cli import commands
+from pix2seqd_jax.experiment import runs
 from pix2seqd_jax.tasks.synthesis import SynthesisTask
 from pix2seqd_jax.train import evaluate
 
@@ -165,7 +165,7 @@ def test_both_tasks_of_one_run():
   """By the networks' own path: a flow from masks to brighter ones."""
   experiment = toy_semflow.toy_flow(task='synthesis')
   experiment.config['eval']['num_examples'] = 10
-  found = commands.evaluate_params(experiment, toy_semflow.PARAMS)
+  found = runs.evaluate_params(experiment, toy_semflow.PARAMS)
   # Half of the size of the scenes: borders are lost, nothing else.
   assert 0.7 < found['resegmentation_miou'] < 1
   assert found['fid'] > 0 < found['lpips_pairwise']
@@ -175,7 +175,7 @@ def test_both_tasks_of_one_run():
   assert isinstance(experiment.task, SynthesisTask)
   experiment = toy_semflow.toy_flow()
   experiment.config['eval']['num_examples'] = 10
-  found = commands.evaluate_params(experiment, toy_semflow.PARAMS)
+  found = runs.evaluate_params(experiment, toy_semflow.PARAMS)
   assert 0 < found['miou'] < 1 and 'iou_class/circle' in found
 
 

@@ -29,7 +29,7 @@ jax.distributed.initialize(
 import numpy as np  # noqa: E402
 import toy  # noqa: E402
 
-from pix2seqd_jax.cli import commands  # noqa: E402
+from pix2seqd_jax.experiment import runs  # noqa: E402
 from pix2seqd_jax.train import (  # noqa: E402
   optimizer,
   processes,
@@ -63,14 +63,14 @@ def passed_over(folder, mesh):
       raise OSError('gone')
     return {'x': np.ones(4)}
 
-  commands.workdirs.read_params = read_params
+  runs.workdirs.read_params = read_params
   experiment = types.SimpleNamespace(
     loop=types.SimpleNamespace(steps=9), mesh=mesh, shard_rules=()
   )
   for step in (8, 7):
     with warnings.catch_warnings(record=True) as told:
       warnings.simplefilter('always')
-      read = commands._load(experiment, folder, step, True)
+      read = runs._load(experiment, folder, step, True)
     found.append((read is not None, len(told)))
   return found
 

@@ -14,11 +14,10 @@ import types
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 from smoke import smoke_config
 
-from pix2seqd_jax.cli import commands
-from pix2seqd_jax.experiment import build, schema, workdir
+from pix2seqd_jax.cli import predict
+from pix2seqd_jax.experiment import build, runs, schema, workdir
 from pix2seqd_jax.train import ledger, sharding
 from pix2seqd_jax.train.checkpoints import archive, resume, weights
 
@@ -71,7 +70,7 @@ def test_a_work_directory_holds_what_it_should(smoke_run):
 
 def test_a_finished_run_trains_no_further(copy):
   before = saved(copy, 6)
-  done = commands.train(smoke_config(), copy)
+  done = runs.train(smoke_config(), copy)
   assert int(done.step) == 6
   assert_same_bytes(saved(copy, 6), before)
 
@@ -80,7 +79,7 @@ def test_a_run_goes_on_from_its_last_checkpoint(copy, smoke_run):
   drop_step(copy, 6)
   config = smoke_config()
   config.train.ledger = True
-  done = commands.train(config, copy)
+  done = runs.train(config, copy)
   assert int(done.step) == 6
   assert_same_bytes(saved(copy, 6), saved(smoke_run.workdir, 6))
   assert list(ledger.read(copy)) == [4, 5, 6]  # none was kept before
@@ -116,7 +115,7 @@ def test_a_resumed_run_may_not_change_what_it_is(copy, section, key, value):
   (config if section is None else config[section])[key] = value
   before = (copy / 'config.json').read_text()
   with pytest.raises(ValueError, match=f'{name}: .* in config.json, .* now'):
-    commands.train(config, copy)
+    runs.train(config, copy)
   assert (copy / 'config.json').read_text() == before
 
 
@@ -125,7 +124,7 @@ def test_a_start_that_failed_can_be_mended(tmp_path):
   config = smoke_config()
   config.data.mask_size = (33, 33)
   with pytest.raises(ValueError, match='mask_size'):
-    commands.train(config, tmp_path / 'run')
+    runs.train(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
@@ -133,14 +132,14 @@ def test_a_checkpoint_of_another_model_is_refused(copy):
   config = smoke_config()
   config.model.encoder.dim = 64
   with pytest.raises(ValueError, match=r'model\.encoder\.dim: 32 .* 64 now'):
-    commands.evaluate(copy, config)
+    runs.evaluate(copy, config)
   # Even where config.json itself was changed.
   resume.save_config(copy, schema.plain(config))
   with pytest.raises(ValueError, match=r'config\.json: .* remove .*manifest'):
-    commands.evaluate(copy)
+    runs.evaluate(copy)
   (copy / 'manifest.json').unlink()
   with pytest.raises(ValueError, match=r'does not fit config\.model') as error:
-    commands.evaluate(copy)
+    runs.evaluate(copy)
   wrong = 'self_attention/out/bias: (64,) by the config, (32,) in the checkp'
   assert wrong in str(error.value)
 
@@ -157,8 +156,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over(copy):
 
 def test_a_work_directory_that_is_not_there(tmp_path):
   for call in (
-    lambda: commands.evaluate(tmp_path / 'nowhere'),
-    lambda: commands.predict(tmp_path / 'nowhere', [tmp_path]),
+    lambda: runs.evaluate(tmp_path / 'nowhere'),
+    lambda: predict.predict(tmp_path / 'nowhere', [tmp_path]),
   ):
     with pytest.raises(ValueError, match=r'config\.json does not exist'):
       call()
@@ -167,23 +166,23 @@ def test_a_work_directory_that_is_not_there(tmp_path):
 
 def test_a_step_that_is_not_there(smoke_run):
   with pytest.raises(ValueError, match=r'its steps are \[3, 6\]'):
-    commands.evaluate(smoke_run.workdir, step=4)
+    runs.evaluate(smoke_run.workdir, step=4)
   assert workdir.find_step(smoke_run.workdir) == 6
   assert workdir.find_step(smoke_run.workdir, 3) == 3
 
 
 def test_evaluation_is_the_same_each_time(smoke_run):
-  again = commands.evaluate(smoke_run.workdir)
+  again = runs.evaluate(smoke_run.workdir)
   for key, value in smoke_run.results.items():
     if key != 'images_per_second':
       np.testing.assert_equal(again[key], value)
 
 
 def test_watch_evaluates_each_checkpoint_and_ends(copy, monkeypatch):
-  monkeypatch.setattr(commands, '_POLL_SECONDS', 0.05)
+  monkeypatch.setattr(runs, '_POLL_SECONDS', 0.05)
   last = copy / 'checkpoints' / '6'
   aside = last.rename(copy / 'aside')
-  seen, real = [], commands.evaluate_params
+  seen, real = [], runs.evaluate_params
 
   def evaluate_params(*args, step, **kwargs):
     seen.append(step)
@@ -191,8 +190,8 @@ def test_watch_evaluates_each_checkpoint_and_ends(copy, monkeypatch):
       threading.Timer(0.3, lambda: aside.rename(last)).start()
     return real(*args, step=step, **kwargs)
 
-  monkeypatch.setattr(commands, 'evaluate_params', evaluate_params)
-  results = commands.evaluate(copy, watch=True)
+  monkeypatch.setattr(runs, 'evaluate_params', evaluate_params)
+  results = runs.evaluate(copy, watch=True)
   assert seen == [3, 6]
   assert 0 <= results['pq'] <= 1
 
@@ -207,10 +206,10 @@ def damage(step_dir):
 @pytest.mark.parametrize('spoil', [damage, shutil.rmtree])
 def test_watch_passes_over_what_it_cannot_read(copy, monkeypatch, spoil):
   """A damaged step; one that the run removes once it has been found."""
-  monkeypatch.setattr(commands, '_POLL_SECONDS', 0.01)
+  monkeypatch.setattr(runs, '_POLL_SECONDS', 0.01)
   last = copy / 'checkpoints' / '6'
   aside = last.rename(copy / 'aside')
-  read = commands.workdirs.read_params
+  read = runs.workdirs.read_params
 
   def read_params(*args, **kwargs):
     if aside.exists():
@@ -218,49 +217,27 @@ def test_watch_passes_over_what_it_cannot_read(copy, monkeypatch, spoil):
       aside.rename(last)  # the training goes on
     return read(*args, **kwargs)
 
-  monkeypatch.setattr(commands.workdirs, 'read_params', read_params)
+  monkeypatch.setattr(runs.workdirs, 'read_params', read_params)
   with pytest.warns(UserWarning, match=r'step 3 cannot be read.*passed over'):
-    results = commands.evaluate(copy, watch=True)
+    results = runs.evaluate(copy, watch=True)
   assert 0 <= results['pq'] <= 1
 
 
 def test_watch_ends_where_the_last_step_is_damaged(copy):
   damage(copy / 'checkpoints' / '6')
   with pytest.raises(ValueError, match=r'checkpoint 6 .* is damaged'):
-    commands.evaluate(copy, watch=True)
+    runs.evaluate(copy, watch=True)
 
 
 def test_sigterm_ends_a_watch_of_several_processes(tmp_path, monkeypatch):
   """Theirs is caught by jax's service: who never asks goes on for ever."""
-  monkeypatch.setattr(commands.processes, 'preempted', lambda: True)
-  monkeypatch.setattr(commands, '_POLL_SECONDS', 0)
+  monkeypatch.setattr(runs.processes, 'preempted', lambda: True)
+  monkeypatch.setattr(runs, '_POLL_SECONDS', 0)
   experiment = types.SimpleNamespace(
     note_bad_examples=lambda folder: None, loop=types.SimpleNamespace(steps=6)
   )
-  with pytest.raises(commands.processes.Preempted):
-    commands._evaluate(experiment, tmp_path, '', watch=True)
-
-
-def test_predict_writes_into_the_work_directory(copy, tmp_path):
-  images = tmp_path / 'images'
-  images.mkdir()
-  Image.new('L', (40, 30), 90).save(images / 'gray.png')
-  where = commands.predict(copy, [images])
-  assert where == copy / 'predictions'
-  for name in ('panoptic.json', 'panoptic/gray.png', 'overlays/gray.png'):
-    assert (where / name).is_file()
-
-
-def test_predict_says_what_is_wrong_with_its_inputs(copy, tmp_path):
-  empty = tmp_path / 'empty'
-  empty.mkdir()
-  for inputs, message in (
-    ([], '--inputs is empty'),
-    ([empty], 'has no images'),
-    ([tmp_path / 'gone'], 'does not exist'),
-  ):
-    with pytest.raises(ValueError, match=message):
-      commands.predict(copy, inputs)
+  with pytest.raises(runs.processes.Preempted):
+    runs._evaluate(experiment, tmp_path, '', watch=True)
 
 
 class Run:
@@ -332,28 +309,3 @@ def test_weights_of_another_run_start_a_new_one(copy, tmp_path):
       )
   ours = new.params['net']['denoiser']['conv_in']['kernel']
   assert (ours != theirs['net']['denoiser']['conv_in']['kernel']).any()
-
-
-def test_the_table_of_classes_and_whose_features_were_compared():
-  scores = {'pq': 0.25, 'sq': 0.5, 'rq': 0.5, 'miou': 0.75}
-  found = commands.table({**scores, 'iou_class/a': 0.1}, ['a']).split('\n')
-  assert found == [
-    '           PQ     SQ     RQ',
-    'all     0.250  0.500  0.500',
-    'miou: 0.750',
-  ]
-  made = {
-    'fid': 3.0,
-    'fid_is_inception': 0.0,
-    'lpips_pairwise': 0.5,
-    'lpips_is_trained': 1.0,
-    'resegmentation_miou': 0.5,
-    'resegmentation_iou_class/sky': 0.5,
-  }
-  assert commands.table(made, ['sky', 'sea']).split('\n') == [
-    '       IOU',
-    'sky  0.500',
-    'fid: 3.000 (features of VGG-16, not of Inception)',
-    'lpips_pairwise: 0.500',
-    'resegmentation_miou: 0.500',
-  ]

@@ -1,4 +1,4 @@
-"""The three modes as functions: what run.py, a Colab and the tests call.
+"""Training and evaluation as a whole: a config and a work directory.
 
 A work directory holds: config.json categories.json checkpoints/N frozen/
 metrics.jsonl events.* predictions/.
@@ -9,20 +9,16 @@ import os
 import pathlib
 import time
 import warnings
-from collections.abc import Sequence
 
 import jax
 import ml_collections
-import numpy as np
 
-from pix2seqd_jax.data.formats import label_maps
 from pix2seqd_jax.experiment import build
 from pix2seqd_jax.experiment import workdir as workdirs
-from pix2seqd_jax.inference import pipeline, synthesis
 from pix2seqd_jax.train import bad_batch, ledger, log, loop, processes, state
 from pix2seqd_jax.train import evaluate as evaluate_lib
 from pix2seqd_jax.train.checkpoints import archive
-from pix2seqd_jax.visualize import overlays
+from pix2seqd_jax.visualize import reports
 
 _POLL_SECONDS = 5.0
 
@@ -124,7 +120,13 @@ def evaluate_params(
   def draw(found, meta):
     if writer is None or len(panels) >= experiment.loop.num_panels:
       return
-    panels[f'eval/{len(panels)}'] = _panel(experiment, found, meta)
+    panels[f'eval/{len(panels)}'] = reports.panel(
+      experiment.task,
+      found,
+      meta,
+      experiment.categories,
+      experiment.answer_categories,
+    )
 
   results = evaluate_lib.evaluate(
     experiment.model,
@@ -139,89 +141,8 @@ def evaluate_params(
   if writer is not None:
     writer.write_images(step, panels)
     if jax.process_index() == 0:
-      print(table(results, [c.name for c in experiment.categories]))
+      print(reports.table(results, [c.name for c in experiment.categories]))
   return results
-
-
-def _panel(experiment, found, meta):
-  """What an answer looks like beside the truth; see evaluate_params."""
-  task, made = experiment.task, found.image
-  if made is not None and not task.given:
-    return _side_by_side((meta['image'], made), ('image', 'drawn'))
-  truth, classes = meta['truth'], experiment.answer_categories
-  expected = truth['segments']
-  if classes != experiment.categories:  # answers have none of the data set
-    expected = [segment._replace(class_id=1) for segment in expected]
-  maps = (truth['ids'], expected), task.segments(found)
-  if made is None:
-    return overlays.panel(meta['image'], *maps, classes)
-  # What was given knows no instances.
-  named = [segment for segment in expected if not segment.is_crowd]
-  given = label_maps.label_map(truth['ids'], named, classes, 'classes')
-  maps = synthesis.as_map(given.astype(np.int32)), maps[1]
-  painted = [overlays.paint(*one, classes) for one in maps]
-  strip = _side_by_side(
-    (meta['image'], painted[0], made, painted[1]),
-    ('image', 'given', 'drawn', 'seen in it'),
-  )
-  return overlays.with_legend(strip, maps, classes)
-
-
-def _side_by_side(images, captions):
-  """A strip of images, small ones enlarged."""
-  strips = [
-    overlays.panel(one, None, None, (), captions=(caption,), legend=False)
-    for one, caption in zip(images, captions, strict=True)
-  ]
-  return overlays.grid(strips, len(strips))
-
-
-# What is told in one number, below the tables.
-_SINGLE = (
-  *('miou', 'pixel_accuracy', 'psnr', 'l1', 'fid'),
-  *('lpips_pairwise', 'lpips_diversity', 'resegmentation_miou'),
-  *('resegmentation_pixel_accuracy', 'images_per_second'),
-)
-
-
-def table(results: dict[str, float], classes: Sequence[str]) -> str:
-  """PQ, SQ and RQ of all, things, stuff and each class, as aligned text.
-
-  Without PQ, the IoU of each class. And below them what else there is to tell
-  in one number; FID and LPIPS of no trained network say so.
-  """
-  groups = [(name, f'_class/{name}') for name in classes]
-  columns = ('iou', 'resegmentation_iou')
-  if 'pq' in results:
-    columns = ('pq', 'sq', 'rq')
-    groups[:0] = [('all', ''), ('things', '_things'), ('stuff', '_stuff')]
-  columns = [c for c in columns if any(f'{c}{g}' in results for _, g in groups)]
-  rows = [
-    (name, [results.get(f'{c}{g}') for c in columns]) for name, g in groups
-  ]
-  width = max(len(name) for name, _ in rows)
-  lines = []
-  if columns:
-    titles = ' '.join(f'{c.rpartition("_")[2].upper():>6}' for c in columns)
-    lines = [f'{"":{width}} {titles}']
-  for name, values in rows:
-    if values and None not in values:
-      numbers = ' '.join(f'{value:6.3f}' for value in values)
-      lines.append(f'{name:{width}} {numbers}')
-  for name in _SINGLE:
-    if name in results:
-      lines.append(f'{name}: {results[name]:.3f}{_of_whom(name, results)}')
-  return '\n'.join(lines)
-
-
-def _of_whom(name, results):
-  """What makes a number another than that of papers."""
-  if name == 'fid' and not results['fid_is_inception']:
-    random = '' if results['lpips_is_trained'] else 'a random '
-    return f' (features of {random}VGG-16, not of Inception)'
-  if name.startswith('lpips') and not results['lpips_is_trained']:
-    return ' (random weights)'
-  return ''
 
 
 def evaluate(
@@ -300,30 +221,3 @@ def _load(experiment, folder, step, watch):
     f'{folder}: step {step} cannot be read{why}; passed over.', stacklevel=2
   )
   return None
-
-
-def predict(
-  workdir: str | os.PathLike,
-  inputs: Sequence[str | os.PathLike],
-  *,
-  output: str | os.PathLike = '',
-  config: ml_collections.ConfigDict | None = None,
-  step: str | int = '',
-  formats: Sequence[str] = ('panoptic', 'overlay'),
-  **kwargs,
-) -> pathlib.Path:
-  """Images -> files of some formats; see Pipeline.predict for all arguments.
-
-  Raises:
-    ValueError: there is no image, one cannot be read, or no such format.
-  """
-  if not inputs:
-    raise ValueError('--inputs is empty; name an image or a folder of them.')
-  folder = pathlib.Path(workdir)
-  pipe = pipeline.Pipeline.from_pretrained(
-    folder, step=step or None, config=config
-  )
-  output = output or folder / 'predictions'
-  where = pipe.predict(inputs, output, formats=formats, **kwargs)
-  print(f'Wrote {where}/: {", ".join(formats)}.')
-  return where
