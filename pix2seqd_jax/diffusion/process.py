@@ -10,6 +10,7 @@ What a network may predict is a linear combination c0 x_0 + c1 x_1:
     'v'         -sigma      alpha       arXiv 2202.00512, section 4
     'velocity'  alpha'      sigma'      dx_t / dt; x_1 - x_0 when straight
 
+(diffusers says 'sample', 'epsilon' and 'v_prediction' of the first three),
 so a prediction and x_t give both endpoints by one 2x2 solve, whose
 determinant is alpha c1 - sigma c0. x may be any tree of arrays [b, ...].
 """
@@ -60,6 +61,8 @@ TARGETS: dict[str, Callable[[Moment], tuple[Any, Any]]] = {
   'v': lambda m: (-m.sigma, m.alpha),
   'velocity': lambda m: (m.alpha_dot, m.sigma_dot),
 }
+# diffusers' `prediction_type`.
+ALIASES = {'sample': 'x0', 'epsilon': 'x1', 'v_prediction': 'v'}
 
 
 def per_leaf(setting: Any, x: Any) -> Any:
@@ -97,7 +100,7 @@ class Process:
 
   Attributes:
     schedule: one of diffusion/schedules.py.
-    target: a kind of TARGETS, or one for each key of the state.
+    target: a kind of TARGETS or of ALIASES, or one for each key of the state.
     clip_x0: thresholding of estimates of x_0, for all or one for each key:
       (low, high), thresholding.Dynamic(), or None.
     recompute_x1: x_1 follows from the clipped x_0, as in the reference and in
@@ -110,10 +113,11 @@ class Process:
   recompute_x1: bool = True
 
   def __post_init__(self):
+    object.__setattr__(self, 'target', _canonical(self.target))
     for kind in _values(self.target):
       if kind not in TARGETS:
         raise ValueError(
-          f'target={kind!r} is unknown; use one of {tuple(TARGETS)}.'
+          f'target={kind!r} is unknown; use one of {(*TARGETS, *ALIASES)}.'
         )
     for clip in _values(self.clip_x0):
       thresholding.check(clip)
@@ -243,6 +247,13 @@ def _wide(coefficient, x):
   if np.ndim(coefficient) == 0:
     return coefficient
   return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - 1))
+
+
+def _canonical(target):
+  """Names of TARGETS in place of their aliases."""
+  if isinstance(target, Mapping):
+    return {key: _canonical(kind) for key, kind in target.items()}
+  return ALIASES.get(target, target)
 
 
 def _values(setting) -> list:

@@ -30,7 +30,7 @@ from pix2seqd_jax.models.mask_classifier import MaskClassifier
 from pix2seqd_jax.registry import MODELS, did_you_mean
 from pix2seqd_jax.types import Encoded, Prediction
 
-PREDICTIONS = ('x1', 'x0', 'v')
+PREDICTIONS = ('x1', 'x0', 'v', *process_lib.ALIASES)
 LOSSES = {
   'l2': jnp.square,
   'l1': jnp.abs,
@@ -70,7 +70,8 @@ class LDMSeg(model_lib.DiffusionModel):
     image_autoencoder: of architectures.sd_vae.SDVAE, whose encoder is used.
     mask_autoencoder: of models.mask_autoencoder.MaskAutoencoder.
     schedule: (name, keyword arguments) of diffusion.schedules.
-    prediction: of the UNet: 'x1' (the noise; the paper's), 'x0' or 'v'.
+    prediction: of the UNet: 'x1' (the noise; the paper's), 'x0' or 'v', or
+      diffusers' names of them: 'epsilon', 'sample', 'v_prediction'.
     loss_weight: (name, keyword arguments) of diffusion.weights.TIME_WEIGHTS.
     loss_mask: 'ignore' leaves the places of void out (they still count in the
       mean), 'counts' weighs each segment by 1 / its area, 'none' neither.

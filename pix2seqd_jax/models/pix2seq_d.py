@@ -28,7 +28,13 @@ from pix2seqd_jax.types import Encoded, Prediction, Segmentation
 PAD_VALUE = 0.3  # of images, in [0, 1]; the reference's
 CONDITIONALS = ('none', 'cat', 'attn', 'cat+attn')
 # What the network's channels mean -> what `value` estimates.
-LOSSES = {'softmax': 'x0', 'sigmoid': 'x0', 'x0': 'x0', 'eps': 'x1'}
+LOSSES = {
+  'softmax': 'x0',
+  'sigmoid': 'x0',
+  'x0': 'x0',
+  'eps': 'x1',
+  **process_lib.ALIASES,
+}
 # Arguments of the networks that follow from the model's own.
 _SET_BY_MODEL = (
   'out_channels',
@@ -61,7 +67,8 @@ class Pix2SeqD(model_lib.DiffusionModel):
     conditional: how the denoiser sees the image: concatenated feature map
       ('cat'), cross-attention to the tokens ('attn'), both, or 'none' (an
       unconditional generator of masks, for pretraining the decoder).
-    loss_kind: 'softmax' (the paper's), 'sigmoid', 'x0' (squared error), 'eps'.
+    loss_kind: 'softmax' (the paper's), 'sigmoid', or the squared error of
+      'x0' ('sample'), 'eps' ('epsilon') or 'v_prediction'.
     loss_weight: p of the weight (1 / (area + 1))^p of each pixel.
     mask_impossible: gives codes that no class or id has the probability 0.
     self_condition_rate: 0 turns self-conditioning off (the paper's choice).
@@ -253,7 +260,7 @@ class Pix2SeqD(model_lib.DiffusionModel):
       x_0 = batch['bits']
     else:
       x_0 = self.encode_labels(batch['semantic'], batch['instance'])
-    if self.loss_kind == 'eps':  # unweighted in the reference
+    if self.process.target == 'x1':  # unweighted in the reference
       return x_0, None
     weight = loss_weights.instance_weight(
       batch['instance'], self.num_ids, self.loss_weight

@@ -176,8 +176,16 @@ def test_clipping_needs_noise_to_recompute():
   process.Process(schedules.Straight(), 'v', clip, False).check([0.0])
 
 
+def test_diffusers_names_of_predictions():
+  for theirs, ours in process.ALIASES.items():
+    found = process.Process(schedules.Cosine(), theirs)
+    assert found == process.Process(schedules.Cosine(), ours)
+  found = process.Process(schedules.Cosine(), {'a': 'sample', 'b': 'v'})
+  assert found.target == {'a': 'x0', 'b': 'v'}
+
+
 def test_unknown_settings_are_refused():
-  with pytest.raises(ValueError, match="target='eps' is unknown"):
+  with pytest.raises(ValueError, match=r"'eps' is unknown.*'v_prediction'"):
     process.Process(schedules.Cosine(), 'eps')
   with pytest.raises(ValueError, match='clip_x0'):
     process.Process(schedules.Cosine(), clip_x0=(1.0, -1.0))

@@ -294,3 +294,9 @@ def test_stage_1_of_other_masks_is_refused(section, key, value):
 def test_fields_can_be_replaced():
   model = dataclasses.replace(tiny(), latent_scale=1.0)
   assert model.latent_scale == 1.0 and model.process.target == 'x1'
+
+
+def test_diffusers_names_of_predictions():
+  for theirs, ours in (('epsilon', 'x1'), ('sample', 'x0')):
+    model = tiny(prediction=theirs)
+    assert model.process == tiny(prediction=ours).process
