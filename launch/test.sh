@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Makes a virtual environment, installs the package and runs its tests.
+# Makes a virtual environment, installs the package and runs its tests: the fast
+# ones, or with --all also those that are marked slow (several processes, kills,
+# notebooks, networks of full size), as CI does.
 #
-#   bash launch/test.sh [arguments of pytest]
+#   bash launch/test.sh [--all] [arguments of pytest]
 #
 # VENV is the folder of the environment (.venv-test), WORKERS the number of
 # processes: by default one a core, but one for each four GiB of memory.

@@ -39,6 +39,44 @@ if os.environ.get('PIX2SEQD_CHECK_SHAPES', '1') == '1':
 
 import pytest  # noqa: E402
 
+_LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    '--all', action='store_true', help='slow tests too; CI runs them'
+  )
+
+
+def pytest_collection_modifyitems(config, items):
+  """Leaves out what is marked slow, unless --all or a -m of the user's own."""
+  if config.getoption('--all') or config.getoption('-m'):
+    return
+  slow = [item for item in items if item.get_closest_marker('slow')]
+  config.stash[_LEFT_OUT] = len(slow)
+  if slow:
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in set(slow)]
+
+
+def pytest_sessionfinish(session):
+  output = getattr(session.config, 'workeroutput', None)
+  if output is not None:  # a worker of xdist tells the one that prints
+    output['left_out'] = session.config.stash.get(_LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+  count = getattr(node, 'workeroutput', {}).get('left_out', 0)
+  node.config.stash[_LEFT_OUT] = count
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  if count := config.stash.get(_LEFT_OUT, 0):
+    terminalreporter.write_line(
+      f'{count} slow tests were left out; --all runs them too.'
+    )
+
 
 def shared_root() -> pathlib.Path | None:
   """../shared, or where PIX2SEQD_SHARED points; None where neither exists."""

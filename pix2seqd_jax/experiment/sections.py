@@ -306,7 +306,7 @@ class Distributed:
   mode: Annotated[
     str,
     'Where this is read; auto: all in turn.',
-    Choices('train.processes.places.MODES'),
+    Choices('train.processes.MODES'),
   ] = 'auto'
   coordinator: Annotated[str, 'host:port of process 0; empty: it is found.'] = (
     ''

@@ -50,7 +50,7 @@ def weight(name, told):
 def original(shared):
   """(variables with the original's weights, the oracle)."""
   folder = shared / 'oracles' / 'inception_fid'
-  config = json.loads((folder / 'inception_weights_config.json').read_text())
+  config = json.loads((folder / 'inception_weights_recipe.json').read_text())
   tensors = {}
   for name, told in config['tensors'].items():
     if name.endswith('num_batches_tracked'):

@@ -191,7 +191,7 @@ def test_originals_samples(shared, network, num_steps):
       PROCESS,
       theirs['z_init'],
       jax.random.split(jax.random.key(0), 6),
-      grid=grid,
+      timesteps=grid,
       sampler=sampler,
       returns='state',
     )

@@ -2,6 +2,8 @@
 
 import io
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -89,8 +91,13 @@ def test_on_a_tpu_jax_finds_the_place(monkeypatch):
 
 
 def test_jax_is_asked_where_there_is_a_tpu_alone():
-  with pytest.raises(ValueError, match='jax found no slice of TPUs'):
-    processes.start(mode='tpu')
+  # In a process of its own: jax joins others only before its first computation.
+  code = 'from pix2seqd_jax.train import processes; processes.start(mode="tpu")'
+  ended = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True
+  )
+  assert 'ValueError: distributed.mode=' in ended.stderr
+  assert 'jax found no slice of TPUs' in ended.stderr
 
 
 @pytest.mark.parametrize(
