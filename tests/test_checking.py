@@ -1,9 +1,11 @@
 """Values against type hints."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
+import flax.linen as nn
 import pytest
 
 from pix2seqd_jax import checking
@@ -34,6 +36,8 @@ from pix2seqd_jax import checking
     ('a', Literal['a', 'b'], True),
     ('c', Literal['a', 'b'], False),
     (True, Literal[1], False),
+    (1, Annotated[int, 'a word'], True),
+    ('a', Annotated[int, 'a word'], False),
   ],
 )
 def test_fits(value, hint, fit):
@@ -68,3 +72,74 @@ def test_a_word_that_is_no_choice_is_told_the_nearest():
 def test_good_arguments():
   checking.check_arguments('config.it', call, {'a': None, 'b': 2, 'size': 4.5})
   checking.check_arguments('config.it', call, {'b': 2}, skip=('a',))
+
+
+class Net(nn.Module):
+  width: int = 4
+  in_channels: int = 3
+  dtype: Any = 'float32'
+
+
+class Limits(NamedTuple):
+  low: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Colors:
+  num_classes: int
+  levels: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+  num_classes: int
+  net: Annotated[Net, checking.Follows('in_channels')]
+  colors: Annotated[Colors | None, checking.Follows('num_classes')] = None
+  limits: Limits = dataclasses.field(default_factory=Limits)
+  rule: Annotated[Any, checking.OneOf({'cut': Limits})] = None
+  rate: Annotated[float | int, checking.FRACTION] = 0.0
+  loss: Annotated[str, checking.Choice(('l1', 'l2'))] = 'l1'
+
+  def __post_init__(self):
+    checking.check_fields('model', self)
+
+
+def test_parts_are_built_by_their_hints():
+  kwargs = {
+    'num_classes': 5,
+    'net': {'width': 8},
+    'colors': {'levels': 3},
+    'limits': {'low': 1.0},
+    'rule': ('cut', {'low': 2.0}),
+  }
+  made = checking.construct('model', Owner, kwargs)
+  expected = Owner(5, Net(8), Colors(5, 3), Limits(1.0), Limits(2.0))
+  assert made == expected
+  built = {'num_classes': 5, 'net': Net(8), 'colors': {}}
+  assert checking.construct('model', Owner, built) == Owner(5, Net(8))
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'net': {'widht': 3}}, "model.net.widht is .* Did you mean 'width'"),
+    ({'net': {'in_channels': 3}}, 'net.in_channels follows from other keys'),
+    ({'net': {'name': 'a'}}, 'model.net.name is unknown'),
+    ({'net': 3}, 'model.net=3 must be of type Net'),
+    ({'colors': {'num_classes': 3}}, 'colors.num_classes follows'),
+    ({'limits': {'low': 'a'}}, "model.limits.low='a' must be of type float"),
+    ({'rule': ('cutt', {})}, "model.rule='cutt' is .* Did you mean 'cut'"),
+    ({'rule': ('cut', {'high': 3})}, 'model.rule.high is unknown to Limits'),
+    ({'rate': 1.5}, 'model.rate=1.5 must be a number from 0 to 1'),
+    ({'loss': 'l3'}, "model.loss='l3' is unknown.*Known: l1, l2"),
+  ],
+)
+def test_parts_that_cannot_be(changes, message):
+  kwargs = {'num_classes': 5, 'net': {}}
+  with pytest.raises(ValueError, match=message):
+    checking.construct('model', Owner, kwargs | changes)
+
+
+def test_a_constructor_takes_parts_only_built():
+  with pytest.raises(ValueError, match=r'model.net=.* must be built: Net\('):
+    Owner(5, {'width': 8})

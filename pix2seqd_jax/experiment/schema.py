@@ -245,6 +245,5 @@ def parse_call(where: str, text: str) -> tuple[str, dict[str, Any]]:
 
 
 def construct(kind: str, entry, kwargs: Mapping[str, Any]):
-  """entry(**kwargs), with an error that names the key that does not fit."""
-  checking.check_arguments(f'config.{kind}', entry, kwargs)
-  return entry(**kwargs)
+  """entry(**kwargs) and its parts; errors name the key that does not fit."""
+  return checking.construct(f'config.{kind}', entry, kwargs)

@@ -12,47 +12,10 @@ schema.py). What people write and change are ConfigDicts.
 
 import dataclasses
 import importlib
-import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-  """A rule for a number, or for each of several: least <= it <= most.
-
-  Upper bounds are far above any use, and below what would fill a machine's
-  memory by a typing error.
-  """
-
-  least: float
-  most: float = math.inf
-  below: bool = False  # `most` is no longer allowed
-  what: str = 'an integer'
-  note: str = ''
-
-  def holds(self, value: Any) -> bool:
-    values = value if isinstance(value, tuple | list) else (value,)
-    return all(
-      self.least <= v <= self.most and not (self.below and v == self.most)
-      for v in values
-    )
-
-  @property
-  def text(self) -> str:
-    if self.below:
-      return f'in [{self.least:g}, {self.most:g})'
-    if self.most == math.inf:
-      return f'>= {self.least:g}'
-    return f'from {self.least} to {self.most}'
-
-  def check(self, where: str, value: Any) -> None:
-    """Raises ValueError unless it holds."""
-    if not self.holds(value):
-      verb = 'lie ' if self.below else 'be '
-      verb += f'{self.what} ' * self.text.startswith('from')
-      note = f' {self.note}' if self.note else ''
-      raise ValueError(f'{where}={value!r} must {verb}{self.text}.{note}')
+from pix2seqd_jax.checking import Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +38,8 @@ class Free:
   """The key may change when a run goes on: it changes no good example."""
 
 
+# Upper bounds are far above any use, and below what would fill a machine's
+# memory by a typing error.
 _FEW, _MANY = 2**16, 2**31 - 1
 Seed = Range(0, 2**32 - 1)
 Size = Annotated[

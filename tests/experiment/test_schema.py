@@ -96,6 +96,8 @@ def test_defaults_fit_their_own_rules():
   [
     (sections.Range(1, 9), 0, 'x=0 must be an integer from 1 to 9.'),
     (sections.Range(0), -0.5, 'x=-0.5 must be >= 0.'),
+    (sections.Range(0, above=True), 0, 'x=0 must be above 0.'),
+    (sections.Range(0, 2, above=True), 0, 'x=0 must be above 0, at most 2.'),
     (
       sections.Range(0, 1, below=True, note='0: none.'),
       1.0,
