@@ -2,7 +2,7 @@
 
 Every command prints one Markdown section (command, commit, sizes, hardware,
 tables) on standard output, writes it with its numbers under --out, and with
---append adds it to benchmarks/RESULTS.md. All else goes to standard error.
+--append adds it to docs/results.md. All else goes to standard error.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import jax
 import ml_collections
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
-RESULTS = REPO / 'benchmarks' / 'RESULTS.md'
+RESULTS = REPO / 'docs' / 'results.md'
 
 
 # Configs.
@@ -167,7 +167,7 @@ def parser(
     help='a folder for the numbers (JSON) and the Markdown',
   )
   made.add_argument(
-    '--append', action='store_true', help='add to benchmarks/RESULTS.md as well'
+    '--append', action='store_true', help='add to docs/results.md as well'
   )
   if config is not None:
     made.add_argument(

@@ -1,7 +1,7 @@
 """The README's image: held-out examples, their truth and a run's masks.
 
   python -m benchmarks.headline --workdir runs/quickstart \
-    --out colabs/results.png
+    --out docs/images/scenes.png
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pix2seqd_jax.visualize import overlays
 def main(argv=None):
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--workdir', required=True)
-  parser.add_argument('--out', default='colabs/results.png')
+  parser.add_argument('--out', default='docs/images/scenes.png')
   parser.add_argument(
     '--first', type=int, default=0, help='example to start at'
   )

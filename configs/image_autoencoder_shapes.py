@@ -9,7 +9,7 @@ Latents of 16 x 16 x 4, the places of configs/ldmseg_autoencoder_shapes.py.
 Variants: `:masks` (half of what it sees are painted label maps, 16 channels of
 latents: the one autoencoder of SemFlow, configs/semflow_shapes.py), `:smoke`
 (seconds, for tests). Expected: PSNR of images that went through it, whose
-noise alone bounds it at 30.5 dB; see benchmarks/RESULTS.md.
+noise alone bounds it at 30.5 dB; see docs/results.md.
 """
 
 from ml_collections import ConfigDict

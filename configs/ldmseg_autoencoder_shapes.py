@@ -4,7 +4,7 @@
     --workdir runs/ldmseg_autoencoder --mode train
 
 Variants: `:smoke` (seconds, for tests). Expected: class-agnostic PQ of masks
-that went through the autoencoder; see benchmarks/RESULTS.md.
+that went through the autoencoder; see docs/results.md.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ evaluates the head alone: classes of true masks, so that PQ is the fraction of
 segments that get the right class. LDMSeg takes it by its model.classifier.
 
 Variants: `:scratch` (no weights of other runs), `:smoke` (seconds, for tests).
-Expected: class-aware PQ of true masks; see benchmarks/RESULTS.md.
+Expected: class-aware PQ of true masks; see docs/results.md.
 """
 
 from ml_collections import ConfigDict

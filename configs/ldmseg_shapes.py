@@ -16,7 +16,7 @@ is predicted, weighed by the paper's ramp, latents scaled by 0.2), `:complete`
 away), `:classes` (segments are named by the head that
 configs/ldmseg_classifier_shapes.py has trained before; PQ with classes),
 `:scratch` (no weights of other runs), `:smoke` (seconds, for tests).
-Expected: class-agnostic PQ; see benchmarks/RESULTS.md.
+Expected: class-agnostic PQ; see docs/results.md.
 """
 
 from ml_collections import ConfigDict

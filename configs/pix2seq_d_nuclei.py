@@ -4,7 +4,7 @@
     --workdir runs/nuclei --mode train --config.data.root=../shared/data/nuclei
 
 Variants: `:gpu` (256 x 256 images, 128 x 128 masks, bf16, one GPU),
-`:smoke` (seconds, for tests). Expected: see benchmarks/RESULTS.md.
+`:smoke` (seconds, for tests). Expected: see docs/results.md.
 """
 
 from ml_collections import ConfigDict

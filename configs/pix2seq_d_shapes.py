@@ -5,7 +5,7 @@
 
 Variants: `:random_ids` (the paper's order of ids in place of that of size),
 `:hard` (things told apart by shape alone), `:smoke` (seconds, for tests).
-Expected: see benchmarks/RESULTS.md.
+Expected: see docs/results.md.
 """
 
 from ml_collections import ConfigDict

@@ -21,7 +21,7 @@ network, one GPU; also of configs/image_autoencoder_camvid.py), `:cached`
     --config configs/semflow_camvid.py:cached \
     --config.data.latents=latents/camvid
 
-mIoU counts at the images' own size, 360 x 480; see benchmarks/RESULTS.md.
+mIoU counts at the images' own size, 360 x 480; see docs/results.md.
 """
 
 from ml_collections import ConfigDict

@@ -162,7 +162,7 @@ def _reflow(config, flow, teacher_steps, one_step):
   """Straightens a flow on its own pairs; or learns one step of it alone.
 
   A quarter of the flow's steps, at half of its rate: neither the paper nor the
-  release has it. What it gives on shapes is in benchmarks/RESULTS.md.
+  release has it. What it gives on shapes is in docs/results.md.
   """
   config.model.update(
     {

@@ -24,7 +24,7 @@ runs/semflow. The baseline, and a flow of fewer steps out of runs/semflow:
 Variants: `:dsm` (the paper's baseline, noise -> mask), `:reflow` (trained
 again on pairs that runs/semflow itself makes), `:one_step` (learns its ten
 steps as one), `:scratch` (no weights of other runs), `:smoke` (seconds, for
-tests). Expected: mIoU of both directions; see benchmarks/RESULTS.md.
+tests). Expected: mIoU of both directions; see docs/results.md.
 """
 
 from ml_collections import ConfigDict
