@@ -204,10 +204,32 @@ def check_fields(where: str, made: Any) -> None:
         f'{name}={value!r} must be built: {part.__name__}(...). Or call '
         'checking.construct, which builds all parts.'
       )
+    chosen = [m for m in _split(field.type)[1] if isinstance(m, OneOf)]
+    if chosen and type(value) in (tuple, list):
+      raise ValueError(
+        f'{name}={value!r} must be built, of one of '
+        f'{", ".join(chosen[0].table)}. Or call checking.construct.'
+      )
     check_value(name, value, field.type)
     for mark in _split(field.type)[1]:
       if isinstance(mark, Range | Choice):
         mark.check(name, value)
+
+
+def set_parts(made: Any, **parts: Mapping[str, Any]) -> None:
+  """Sets what follows from a frozen dataclass in its parts; for __post_init__.
+
+  A part that is None is made of these values alone, unless its hint lets None
+  stand for none at all.
+  """
+  hints = {field.name: field.type for field in dataclasses.fields(made)}
+  for name, values in parts.items():
+    part, hint = getattr(made, name), hints[name]
+    if part is not None:
+      part = dataclasses.replace(part, **values)
+    elif type(None) not in typing.get_args(_split(hint)[0]):
+      part = _part_of(hint)(**values)
+    object.__setattr__(made, name, part)
 
 
 def check_arguments(
@@ -289,7 +311,7 @@ def construct(
 def _build(where, value, hint, owner):
   hint, marks = _split(hint)
   for mark in marks:
-    if isinstance(mark, OneOf) and isinstance(value, tuple | list):
+    if isinstance(mark, OneOf) and type(value) in (tuple, list):
       check_value(where, value, tuple[str, Mapping])
       name, kwargs = value
       Choice(mark.table).check(where, name)

@@ -155,36 +155,14 @@ def modules(config: dict, **overrides) -> Modules:
 def model(config: dict, **changes) -> Pix2SeqD:
   """The model of an oracle's config."""
   nets = modules(config)
-
-  def arguments(module, *names):
-    return {name: getattr(module, name) for name in names}
-
   return Pix2SeqD(
     num_classes=133,
     num_ids=101,
     image_size=nets.image_size,
     mask_size=nets.mask_size,
-    encoder=arguments(
-      nets.encoder,
-      'dim',
-      'num_layers',
-      'num_heads',
-      'mlp_dim',
-      'width_multiplier',
-      'dropout',
-      'drop_path',
-    ),
-    merge=arguments(nets.merge, 'out_dim'),
-    denoiser=arguments(
-      nets.denoiser,
-      'dim',
-      'multipliers',
-      'num_res_blocks',
-      'transformer_dim',
-      'transformer_blocks',
-      'head_dim',
-      'time_scaling',
-    ),
+    encoder=nets.encoder,
+    merge=nets.merge,
+    denoiser=nets.denoiser,
     **changes,
   )
 

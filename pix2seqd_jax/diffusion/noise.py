@@ -40,6 +40,12 @@ def noise_like(keys: Key[Array, 'b'], tree: Any) -> Any:
   return jax.tree.unflatten(structure, draws)
 
 
+def normal(keys: Key[Array, 'b'], shape: tuple[int, ...]) -> Any:
+  """noise_like for an array [b, *shape], float32."""
+  like = jax.ShapeDtypeStruct((*keys.shape, *shape), jnp.float32)
+  return noise_like(keys, like)
+
+
 def fold_sample(keys: Key[Array, 'b'], sample: int) -> Key[Array, 'b']:
   """The keys of one of several samples of each example.
 

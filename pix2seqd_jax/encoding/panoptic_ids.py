@@ -134,6 +134,24 @@ def resize_nearest(
   return values.take(rows, 0).take(columns, 1)
 
 
+def to_original(
+  x: Map | Shaped[np.ndarray, 'h w'],
+  padded: tuple[int, int],
+  unpadded: tuple[int, int],
+  size: tuple[int, int],
+) -> Map | Shaped[np.ndarray, 'H W']:
+  """A map at any size -> at the image's original size; nearest pixels.
+
+  Args:
+    x: covers the padded image.
+    padded: (height, width) of the image that the network saw.
+    unpadded: how much of it, from the upper left, is image.
+    size: of the original image.
+  """
+  height, width = unpadded
+  return resize_nearest(resize_nearest(x, padded)[:height, :width], size)
+
+
 def majority_class(
   semantic: Integer[np.ndarray, 'h w'],
   instance: Integer[np.ndarray, 'h w'],

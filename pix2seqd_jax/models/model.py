@@ -259,6 +259,15 @@ class DiffusionModel(abc.ABC):
     return guidance_lib.guide(denoise, encoded.condition, encoded.null, scale)
 
 
+def run(
+  net: Any, params: Any, *inputs: Any, train: bool = False, rng: Any = None
+) -> State:
+  """What a denoising network gives, at least float32; `rng` is of dropout."""
+  rngs = None if rng is None else {'dropout': rng}
+  out = net.apply({'params': params}, *inputs, train=train, rngs=rngs)
+  return out.astype(jnp.promote_types(out.dtype, jnp.float32))
+
+
 def _repeat(encoded, known, keys, num_samples):
   """Every example n times, side by side, with keys of its own."""
 

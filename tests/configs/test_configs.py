@@ -190,7 +190,7 @@ def test_coco_common_numbers(stage):
   assert model.denoiser.time_scaling == 1000.0
   free = 'none' if stage == 'pretrain_decoder' else 'cat+attn'
   assert model.conditional == free
-  assert experiment_of(config).model.denoiser_net.dropout == 0
+  assert experiment_of(config).model.denoiser.dropout == 0
   sample = config.sample
   assert (sample.steps, sample.td, sample.sampler) == (20, 2.0, 'ddim')
   assert config.task.min_pixels == 80

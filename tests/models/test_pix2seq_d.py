@@ -10,6 +10,7 @@ import parity
 import pytest
 from flax import traverse_util
 
+from pix2seqd_jax import checking
 from pix2seqd_jax.diffusion import noise, samplers
 from pix2seqd_jax.diffusion import timesteps as timesteps_lib
 from pix2seqd_jax.models.pix2seq_d import CONDITIONALS, Pix2SeqD
@@ -41,6 +42,10 @@ TINY = {
     'head_dim': 8,
   },
 }
+
+
+def make(**changes):
+  return checking.construct('model', Pix2SeqD, TINY | changes)
 
 
 @pytest.fixture(scope='module')
@@ -144,7 +149,7 @@ def perturbed(params, seed=0):
 
 @pytest.fixture(scope='module')
 def tiny():
-  model = Pix2SeqD(**TINY)
+  model = make()
   return model, perturbed(
     jax.jit(model.init)(jax.random.key(0), make_batch(model))
   )
@@ -167,7 +172,7 @@ def sampled(model, params, batch, keys, steps=3):
 
 
 def test_untrained_loss_is_the_entropy_of_uniform_codes():
-  model = Pix2SeqD(**TINY)
+  model = make()
   batch = make_batch(model)
   params = jax.jit(model.init)(jax.random.key(0), batch)
   loss, aux = jax.jit(model.loss_fn)(params, batch, jax.random.key(1))
@@ -178,8 +183,7 @@ def test_untrained_loss_is_the_entropy_of_uniform_codes():
 @pytest.mark.parametrize('conditional', CONDITIONALS)
 @pytest.mark.parametrize('loss_kind', ['softmax', 'sigmoid', 'x0', 'eps'])
 def test_every_loss_and_condition_traces(conditional, loss_kind):
-  model = Pix2SeqD(
-    **TINY,
+  model = make(
     conditional=conditional,
     loss_kind=loss_kind,
     self_condition_rate=0.5,
@@ -217,7 +221,7 @@ def test_every_loss_and_condition_traces(conditional, loss_kind):
   [('sample', 'x0'), ('epsilon', 'x1'), ('v_prediction', 'v')],
 )
 def test_diffusers_names_of_predictions(theirs, target):
-  model = Pix2SeqD(**TINY, loss_kind=theirs)
+  model = make(loss_kind=theirs)
   assert model.process.target == target
   batch = make_batch(model)
   _, weight = jax.eval_shape(lambda: model.target({}, batch, None))
@@ -307,7 +311,7 @@ def test_postprocess_takes_the_padding_off(tiny):
 
 
 def test_bfloat16_keeps_parameters_loss_and_bits_in_float32():
-  model = Pix2SeqD(**TINY, dtype='bfloat16', remat=True)
+  model = make(dtype='bfloat16', remat=True)
   batch = make_batch(model)
 
   def run(rng):
@@ -356,4 +360,4 @@ def test_remat_changes_no_gradient(tiny):
 )
 def test_bad_settings_are_named(changes, message):
   with pytest.raises(ValueError, match=message):
-    Pix2SeqD(**{**TINY, **changes})
+    make(**changes)

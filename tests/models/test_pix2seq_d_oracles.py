@@ -11,6 +11,7 @@ import oracles
 import parity
 import pytest
 
+from pix2seqd_jax import checking
 from pix2seqd_jax.architectures import layers
 from pix2seqd_jax.data.transforms import transforms
 from pix2seqd_jax.diffusion import loss_weights
@@ -35,7 +36,7 @@ def model_of(**changes):
     'merge': {'out_dim': 4},
     'denoiser': {},
   }
-  return Pix2SeqD(**{**fields, **changes})
+  return checking.construct('model', Pix2SeqD, fields | changes)
 
 
 VIDEO = {
@@ -119,7 +120,8 @@ def test_losses(root, kind):
   model = model_of(**{**VIDEO, 'mask_size': size}, loss_kind=loss_kind)
   out = z[key].reshape(*z[key].shape[:3], -1)
   bits = [
-    model.codes[i].decode(z['masks'][..., 6 * i :][..., :6]) for i in (0, 1)
+    model.code.codes[i].decode(z['masks'][..., 6 * i :][..., :6])
+    for i in (0, 1)
   ]
   batch = {'semantic': bits[0], 'instance': bits[1]}
   prediction = Prediction(out, out)
